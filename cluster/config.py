@@ -1,0 +1,216 @@
+"""The configuration: frozen, typed, with units in the names.  `cluster/config_file.py` reads it from YAML.
+
+Every key has a default and an empty file runs the demo.  Nothing in the program reads the raw dictionary.
+Relations between keys are checked by `cluster/relations.py`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+
+EMBEDDED = "embedded"
+NO_REDIS = "none"
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A TCP address to listen on: `host` may be a name, an IPv4 or an IPv6 address (without brackets)."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_endpoint(value: object) -> Endpoint:
+    """Read `host:port` or `[ipv6]:port`.  Raises ValueError that says what is allowed."""
+    if isinstance(value, Endpoint):
+        return value
+    if not isinstance(value, str):
+        raise ValueError("must be host:port, for example 0.0.0.0:8080")
+    match = re.fullmatch(r"(?:\[([0-9a-fA-F:.%]+)\]|([^\s:\[\]/]+)):(\d{1,5})", value)
+    if match is None or int(match[3]) > 65535:
+        raise ValueError("must be host:port with a port from 0 to 65535, for example 0.0.0.0:8080 or [::]:8080")
+    return Endpoint(match[1] or match[2], int(match[3]))
+
+
+def _checked_redis(value: str) -> str:
+    if value in (EMBEDDED, NO_REDIS):
+        return value
+    scheme = value.partition("://")[0]
+    if scheme == "redis+cluster":
+        raise ValueError("redis+cluster:// is not supported yet; use redis://, rediss:// or redis+sentinel://")
+    if "://" not in value or scheme not in REDIS_SCHEMES:
+        raise ValueError(f"must be {EMBEDDED}, {NO_REDIS} or a URL: {', '.join(s + '://…' for s in REDIS_SCHEMES)}")
+    return value
+
+
+def _checked_node_url(value: str) -> str:
+    parts = urlsplit(value)
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme != "http" or not parts.hostname or port == -1 or parts.path not in ("", "/") or parts.query:
+        raise ValueError("must be http://host:port, without a path")
+    return f"http://{parts.hostname if ':' not in parts.hostname else f'[{parts.hostname}]'}:{port or 80}"
+
+
+def _checked_network(value: str) -> str:
+    try:
+        ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise ValueError("must be an IP address or a network, for example 10.0.0.0/8") from None
+    return value
+
+
+def _checked_app(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
+        raise ValueError("must be module:attribute, for example node.chat:sio")
+    return value
+
+
+def _checked_path(value: str) -> str:
+    if value and not value.startswith("/"):
+        raise ValueError("must begin with / (or be empty: no such check)")
+    return value
+
+
+Seconds = Annotated[float, Field(gt=0, le=366 * 86400)]
+SecondsOrOff = Annotated[float, Field(ge=0, le=366 * 86400)]
+Bytes = Annotated[int, Field(ge=1024, le=2**40)]
+Address = Annotated[Endpoint, BeforeValidator(parse_endpoint), PlainSerializer(str)]
+ProbePath = Annotated[str, AfterValidator(_checked_path)]
+
+
+class Section(BaseModel):
+    """A part of the configuration.  Unknown keys and other types are refused, never coerced."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+
+class Stickiness(StrEnum):
+    COOKIE = "cookie"
+    IP_HASH = "ip_hash"
+    NONE = "none"
+
+
+class Balance(StrEnum):
+    LEAST_CONNECTIONS = "least_connections"
+    ROUND_ROBIN = "round_robin"
+    RANDOM_TWO = "random_two"
+    IP_HASH = "ip_hash"
+
+
+class Health(Section):
+    """How nodes are probed.  An empty path switches that probe off."""
+
+    interval_s: Seconds = 2.0
+    timeout_s: Seconds = 2.0
+    rise: Annotated[int, Field(ge=1, le=100)] = 1
+    fall: Annotated[int, Field(ge=1, le=100)] = 3
+    http_path: ProbePath = "/healthz"
+    websocket_path: ProbePath = "/socket.io/?EIO=4&transport=websocket"
+
+
+class Cookie(Section):
+    """Attributes of the sticky cookie (RFC 6265 4.1.2).  An empty name means `<cluster>_node`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]*$", max_length=64)] = ""
+    secure: bool = False
+    same_site: Literal["lax", "strict", "none"] = "lax"
+
+
+class Lb(Section):
+    """The balancer."""
+
+    listen: Address = Endpoint("0.0.0.0", 8080)
+    admin: Address = Endpoint("127.0.0.1", 8081)
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    stickiness: Annotated[Stickiness, Field(strict=False)] = Stickiness.COOKIE
+    balance: Annotated[Balance, Field(strict=False)] = Balance.LEAST_CONNECTIONS
+    cookie: Cookie = Cookie()
+    health: Health = Health()
+    trusted_proxies: tuple[Annotated[str, AfterValidator(_checked_network)], ...] = Field(default=(), strict=False)
+    max_connections: Annotated[int, Field(ge=0)] = 0
+    connect_timeout_s: Seconds = 3.0
+    head_timeout_s: Seconds = 10.0
+    idle_timeout_s: Seconds = 75.0
+    answer_timeout_s: SecondsOrOff = 120.0
+    tunnel_idle_s: SecondsOrOff = 0.0
+    drain_s: SecondsOrOff = 10.0
+
+
+class Nodes(Section):
+    """The nodes: those that this supervisor runs, and those that the balancer finds elsewhere."""
+
+    local: Annotated[int, Field(ge=0, le=1024)] = 3
+    first_port: Annotated[int, Field(ge=1, le=65535)] = 3000
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    app: Annotated[str, AfterValidator(_checked_app)] = "node.chat:sio"
+    static: tuple[Annotated[str, AfterValidator(_checked_node_url)], ...] = Field(default=(), strict=False)
+    discover: bool = True
+    heartbeat_s: Seconds = 1.0
+    lease_s: Seconds = 5.0
+    metrics_interval_s: Seconds = 30.0
+    ping_interval_s: Seconds = 25.0
+    ping_timeout_s: Seconds = 20.0
+    max_message_bytes: Bytes = 1_000_000
+    drain_s: SecondsOrOff = 5.0
+    outlive_supervisor: bool = False
+
+
+class Restart(Section):
+    """When the supervisor starts a dead child again; see cluster/restart.py."""
+
+    first_delay_s: Seconds = 0.1
+    most_delay_s: Seconds = 10.0
+    give_up_after: Annotated[int, Field(ge=1, le=10_000)] = 10
+    window_s: Seconds = 60.0
+
+
+class Log(Section):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+
+
+class Config(Section):
+    """All of `config.yaml`."""
+
+    cluster: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,31}$")] = "flotilla"
+    secret: Annotated[str, Field(max_length=1024, repr=False)] = ""
+    redis: Annotated[str, AfterValidator(_checked_redis)] = EMBEDDED
+    lb: Lb = Lb()
+    nodes: Nodes = Nodes()
+    restart: Restart = Restart()
+    log: Log = Log()
+
+    @property
+    def cookie_name(self) -> str:
+        return self.lb.cookie.name or f"{self.cluster}_node"
+
+    @property
+    def local_ports(self) -> range:
+        return range(self.nodes.first_port, self.nodes.first_port + self.nodes.local)
+
+    def dumped(self) -> dict[str, Any]:
+        """Return it as plain values that `Config.model_validate` reads again: what a supervisor gives its children."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,53 @@
+"""Names of everything that one cluster keeps in Redis.  Pure.
+
+The cluster's name is a hash tag (`{flotilla}:…`), so that on a Redis Cluster the registry's few keys share one slot and
+can be changed in one transaction; see the Redis Cluster specification, "Hash tags".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Redis keys and channels of the cluster named `cluster`."""
+
+    cluster: str
+
+    def _named(self, rest: str) -> str:
+        return f"{{{self.cluster}}}:{rest}"
+
+    def node(self, name: str) -> str:
+        """A string: what the node `name` says of itself, as JSON, under its lease (PX)."""
+        return self._named(f"node:{name}")
+
+    @property
+    def nodes(self) -> str:
+        """A set of node names: where to look.  A name without a `node` key is one whose lease has ended."""
+        return self._named("nodes")
+
+    @property
+    def nodes_changed(self) -> str:
+        """A channel: the name of a node that joined, changed state or left."""
+        return self._named("nodes:changed")
+
+    @property
+    def secret(self) -> str:
+        """A string: the cluster's secret, made by whoever comes first, unless the configuration names one."""
+        return self._named("secret")
+
+    @property
+    def users_online(self) -> str:
+        """A hash: `<node> <incarnation> <sid>` -> JSON of one device of one user (node/presence.py)."""
+        return self._named("users:online")
+
+    @property
+    def metrics(self) -> str:
+        """A channel: every node's metrics as JSON, each `metrics_interval_s`."""
+        return self._named("metrics")
+
+    @property
+    def bus(self) -> str:
+        """The channel of python-socketio's Redis manager."""
+        return self._named("socketio")

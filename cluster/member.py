@@ -1,0 +1,125 @@
+"""A member of the cluster: what a node says of itself, and the states it goes through.  Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from cluster.errors import FlotillaError
+
+
+class State(StrEnum):
+    """State of a node as its balancer sees it; the first three are also what a node says of itself."""
+
+    JOINING = "joining"
+    READY = "ready"
+    DRAINING = "draining"
+    DOWN = "down"
+
+
+class Signal(StrEnum):
+    """What can happen to a node in the eyes of the balancer."""
+
+    RISE = "rise"
+    """Enough probes in a row succeeded."""
+    FALL = "fall"
+    """Enough probes in a row failed, or a connection to it was refused."""
+    DRAIN = "drain"
+    """It says that it is leaving, or an operator says so."""
+    GONE = "gone"
+    """Its lease ended, or it signed off."""
+
+
+NEXT: dict[tuple[State, Signal], State] = {
+    (State.JOINING, Signal.RISE): State.READY,
+    (State.JOINING, Signal.FALL): State.DOWN,
+    (State.JOINING, Signal.DRAIN): State.DRAINING,
+    (State.JOINING, Signal.GONE): State.DOWN,
+    (State.READY, Signal.RISE): State.READY,
+    (State.READY, Signal.FALL): State.DOWN,
+    (State.READY, Signal.DRAIN): State.DRAINING,
+    (State.READY, Signal.GONE): State.DOWN,
+    # A draining node that answers its probes gets no traffic back.
+    (State.DRAINING, Signal.RISE): State.DRAINING,
+    (State.DRAINING, Signal.FALL): State.DOWN,
+    (State.DRAINING, Signal.DRAIN): State.DRAINING,
+    (State.DRAINING, Signal.GONE): State.DOWN,
+    (State.DOWN, Signal.RISE): State.READY,
+    (State.DOWN, Signal.FALL): State.DOWN,
+    (State.DOWN, Signal.DRAIN): State.DOWN,
+    (State.DOWN, Signal.GONE): State.DOWN,
+}
+"""The whole life of a node.  A pair that is missing here is a bug, and a KeyError."""
+
+
+class BadRecord(FlotillaError):
+    """A node's record in Redis that cannot be read: written by another version, or by somebody else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeRecord:
+    """What a node says of itself in the registry, renewed with each heartbeat.
+
+    Units are in the names; `loop_lag_ms` is the longest delay of the event loop since the record before, `cpu_percent`
+    is of one core, `messages_*` count Socket.IO events since the node started.
+    """
+
+    name: str
+    host: str
+    port: int
+    incarnation: str
+    """Differs for each process that ever used this name: tells a restarted node from the one before."""
+    state: State = State.READY
+    pid: int = 0
+    host_id: str = ""
+    handoff: str = ""
+    """Path of the handoff socket on the node's own host, or empty."""
+    version: str = ""
+    connections: int = 0
+    users: int = 0
+    memory_bytes: int = 0
+    cpu_percent: float = 0.0
+    loop_lag_ms: float = 0.0
+    uptime_s: float = 0.0
+    messages_in: int = 0
+    messages_out: int = 0
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> NodeRecord:
+        """Read a record.  Fields that we do not know are ignored: a newer node may say more.
+
+        Raises BadRecord, which names what is wrong.
+        """
+        try:
+            raw = json.loads(text)
+        except ValueError as exc:
+            raise BadRecord(f"not JSON: {exc}") from None
+        if not isinstance(raw, dict):
+            raise BadRecord(f"a JSON object was expected, not {type(raw).__name__}")
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):
+            if field.name in raw:
+                values[field.name] = _checked(field.name, str(field.type), raw[field.name])
+            elif field.default is dataclasses.MISSING:
+                raise BadRecord(f"{field.name} is missing")
+        return cls(**values)
+
+
+_ACCEPTED = {"str": (str,), "int": (int,), "float": (int, float), "State": (str,)}
+
+
+def _checked(name: str, kind: str, value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, _ACCEPTED[kind]):
+        raise BadRecord(f"{name} must be of type {kind}, not {value!r}")
+    if kind != "State":
+        return value
+    try:
+        return State(str(value))
+    except ValueError:
+        raise BadRecord(f"{name} must be one of {', '.join(State)}, not {value!r}") from None

@@ -1,0 +1,82 @@
+"""Connections to Redis: one place that knows URLs, timeouts and what a lost Redis looks like."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import redis.asyncio as redis
+from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import Sentinel
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from cluster.errors import StartError
+
+REDIS_AWAY = (RedisError, OSError, TimeoutError)
+"""What a command raises while Redis is away: refused, reset, timed out, loading, failed over."""
+
+CONNECT_TIMEOUT_S = 2.0
+COMMAND_TIMEOUT_S = 3.0
+
+
+def connect(url: str, *, blocking: bool = False) -> redis.Redis:
+    """Return a client for `url` (redis, rediss, unix or redis+sentinel); nothing is sent yet.
+
+    With `blocking` no limit is set on the wait for an answer: that is for a subscriber, which hears nothing for hours.
+    Commands are not retried by the library: our callers know whether a retry is right, and how long to wait.
+    """
+    options: dict[str, Any] = {
+        "socket_timeout": None if blocking else COMMAND_TIMEOUT_S,
+        "retry": Retry(NoBackoff(), 0),
+        "health_check_interval": 15,
+        "decode_responses": False,
+    }
+    if not url.startswith("unix:"):
+        options |= {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
+    if url.startswith("redis+sentinel:"):
+        return _through_sentinel(url, options)
+    return redis.Redis.from_url(url, **options)
+
+
+@asynccontextmanager
+async def connection(url: str, *, blocking: bool = False) -> AsyncIterator[redis.Redis]:
+    """Take a client for `url` and give it back, whatever happens."""
+    client = connect(url, blocking=blocking)
+    try:
+        yield client
+    finally:
+        await client.aclose()
+
+
+async def check(url: str) -> None:
+    """Raise StartError, one readable line, unless Redis at `url` answers a PING."""
+    async with connection(url) as client:
+        try:
+            await client.ping()
+        except REDIS_AWAY as exc:
+            raise StartError(f"no Redis at {without_password(url)}: {exc}") from None
+
+
+def without_password(url: str) -> str:
+    """Return `url` as a log line may show it."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user_info, _, rest = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user_info.partition(':')[0]}:***@{rest}"))
+
+
+def _through_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
+    """`redis+sentinel://[user:password@]host:port[,host:port …]/db/service`, as python-socketio reads it."""
+    parts = urlsplit(url)
+    sentinels = []
+    for address in parts.netloc.rpartition("@")[2].split(","):
+        host, _, port = address.rpartition(":")
+        sentinels.append((host or port, int(port) if host else 26379))
+    database, _, service = parts.path.strip("/").partition("/")
+    options |= {"db": int(database or 0), "username": parts.username, "password": parts.password}
+    client: redis.Redis = Sentinel(sentinels).master_for(service or "mymaster", **options)  # type: ignore[no-untyped-call]
+    return client

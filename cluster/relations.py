@@ -1,0 +1,94 @@
+"""Which keys of the configuration cannot stand together.  Pure: one small rule each, every rule yields its Problems."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from cluster.config import EMBEDDED, NO_REDIS, Config
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with the configuration: the path of the key, and one sentence with what is allowed."""
+
+    path: tuple[str | int, ...]
+    text: str
+
+
+def relations(config: Config) -> Iterator[Problem]:
+    """Yield a Problem for each pair of keys that cannot stand together."""
+    for rule in _RULES:
+        yield from rule(config)
+
+
+def _lease_outlasts_heartbeats(config: Config) -> Iterator[Problem]:
+    nodes = config.nodes
+    if nodes.lease_s <= 3 * nodes.heartbeat_s:
+        yield Problem(
+            ("nodes", "lease_s"),
+            f"a lease of {nodes.lease_s:g} s must outlast three heartbeats of {nodes.heartbeat_s:g} s;"
+            f" allowed: more than {3 * nodes.heartbeat_s:g}",
+        )
+
+
+def _limits_outlast_ping(config: Config) -> Iterator[Problem]:
+    quiet_s = config.nodes.ping_interval_s + config.nodes.ping_timeout_s
+    for key, limit in (("tunnel_idle_s", config.lb.tunnel_idle_s), ("answer_timeout_s", config.lb.answer_timeout_s)):
+        if limit and limit <= quiet_s:
+            yield Problem(
+                ("lb", key),
+                f"{limit:g} s would cut clients that are only quiet: ping_interval_s + ping_timeout_s is {quiet_s:g} s;"
+                f" allowed: 0 (never) or more than {quiet_s:g}",
+            )
+
+
+def _cross_site_cookie_is_secure(config: Config) -> Iterator[Problem]:
+    if config.lb.cookie.same_site == "none" and not config.lb.cookie.secure:
+        yield Problem(
+            ("lb", "cookie", "same_site"),
+            "browsers refuse SameSite=None without Secure; allowed: lax, strict, or none with lb.cookie.secure: true",
+        )
+
+
+def _nodes_can_hear_each_other(config: Config) -> Iterator[Problem]:
+    if config.redis != NO_REDIS:
+        return
+    if config.nodes.local > 1:
+        yield Problem(
+            ("redis",),
+            f"none would keep the {config.nodes.local} local nodes apart: messages would stay where they are sent;"
+            f" allowed: {EMBEDDED}, a URL, or nodes.local of at most 1",
+        )
+    if not config.nodes.local and not config.nodes.static:
+        yield Problem(
+            ("nodes", "static"), "redis: none and nodes.local: 0 leave nothing to balance; allowed: at least one URL"
+        )
+
+
+def _ports_do_not_collide(config: Config) -> Iterator[Problem]:
+    nodes, lb = config.nodes, config.lb
+    if nodes.first_port + nodes.local - 1 > 65535:
+        yield Problem(
+            ("nodes", "first_port"),
+            f"{nodes.local} nodes from port {nodes.first_port} on would pass port 65535;"
+            f" allowed: at most {65536 - nodes.local}",
+        )
+    for key, address in (("listen", lb.listen), ("admin", lb.admin)):
+        if address.port in config.local_ports:
+            yield Problem(
+                ("lb", key),
+                f"port {address.port} is a local node's; allowed: outside"
+                f" {config.local_ports.start} to {config.local_ports.stop - 1}",
+            )
+    if lb.listen.port and lb.listen.port == lb.admin.port:
+        yield Problem(("lb", "admin"), f"port {lb.admin.port} is lb.listen's too; allowed: any other")
+
+
+_RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
+    _lease_outlasts_heartbeats,
+    _limits_outlast_ping,
+    _cross_site_cookie_is_secure,
+    _nodes_can_hear_each_other,
+    _ports_do_not_collide,
+)

@@ -1,0 +1,34 @@
+"""Wait for a condition, with a deadline: the only way in which a test of ours waits."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def eventually(question: Callable[[], T | Awaitable[T]], *, within_s: float = 10.0, what: str = "") -> T:
+    """Ask `question` until its answer is true, and return that answer.
+
+    An AssertionError or ConnectionError that it raises counts as "not yet".  Raises AssertionError at the deadline, with
+    the last answer.
+    """
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within_s
+    while True:
+        last: object
+        try:
+            answer = question()
+            if inspect.isawaitable(answer):
+                answer = await answer
+            if answer:
+                return answer
+            last = answer
+        except (AssertionError, ConnectionError) as exc:
+            last = exc
+        if loop.time() >= deadline:
+            raise AssertionError(f"not within {within_s:g} s: {what or question}; last: {last!r}")
+        await asyncio.sleep(0.02)
