@@ -165,6 +165,7 @@ class Nodes(Section):
     local: Annotated[int, Field(ge=0, le=1024)] = 3
     first_port: Annotated[int, Field(ge=1, le=65535)] = 3000
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    advertise: str = ""
     app: Annotated[str, AfterValidator(_checked_app)] = "node.chat:sio"
     static: tuple[Annotated[str, AfterValidator(_checked_node_url)], ...] = Field(default=(), strict=False)
     discover: bool = True

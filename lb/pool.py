@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from urllib.parse import urlsplit
 
 from cluster.member import NEXT, NodeRecord, Signal, State
 
@@ -38,7 +37,7 @@ class Change:
 
 @dataclass(eq=False)
 class Node:
-    """One node in the pool.  `record` is what it says of itself, None for one that only the configuration names."""
+    """One node in the pool: `static` if the configuration names it; `record` is what it says of itself, if it does."""
 
     name: str
     host: str
@@ -86,14 +85,15 @@ class Pool:
     def __iter__(self) -> Iterator[Node]:
         return iter(self._nodes.values())
 
-    def add_static(self, url: str) -> Node:
-        """Add a node that only the configuration names.  Until a probe learns its own name, its address is its name."""
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port or 80
-        return self._add(Node(name=f"{host}:{port}", host=host, port=port, static=True))
+    def add_static(self, host: str, port: int, name: str = "") -> Node:
+        """Add a node that the configuration names: it stays in the pool, also while it is down.
+
+        Without a `name` its address is its name, until a probe learns the one that its own sids carry.
+        """
+        return self._add(Node(name=name or f"{host}:{port}", host=host, port=port, static=True))
 
     def rename(self, node: Node, name: str) -> None:
-        """Call a static node by the name that its own sids carry, so that they route; no-op if the name is taken."""
+        """Call a node by the name that its own sids carry, so that they route; no-op if that name is taken."""
         if name in self._nodes or self._nodes.get(node.name) is not node:
             return
         del self._nodes[node.name]
@@ -108,12 +108,8 @@ class Pool:
                 node = self._add(Node(name=record.name, host=record.host, port=record.port))
             elif node.name != record.name:
                 self.rename(node, record.name)
-            if (
-                node.record is not None
-                and node.record.incarnation != record.incarnation
-                and node.state is State.DRAINING
-            ):
-                # The process that was leaving has left; its successor must show that it serves.
+            if node.record is not None and node.record.incarnation != record.incarnation:
+                # The process that we knew is no more; its successor must show that it serves.
                 self.signal(node, Signal.GONE, "replaced by a new process")
             node.host, node.port, node.record, node.placed = record.host, record.port, record, 0
             if record.state is State.DRAINING:

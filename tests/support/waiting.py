@@ -13,8 +13,8 @@ T = TypeVar("T")
 async def eventually(question: Callable[[], T | Awaitable[T]], *, within_s: float = 10.0, what: str = "") -> T:
     """Ask `question` until its answer is true, and return that answer.
 
-    An AssertionError or ConnectionError that it raises counts as "not yet".  Raises AssertionError at the deadline, with
-    the last answer.
+    An AssertionError or ConnectionError that it raises counts as "not yet".  Raises AssertionError at the deadline,
+    with the last answer.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_s
