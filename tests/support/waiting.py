@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
 
-async def eventually(question: Callable[[], T | Awaitable[T]], *, within_s: float = 10.0, what: str = "") -> T:
+@overload
+async def eventually(question: Callable[[], Awaitable[T]], *, within_s: float = ..., what: str = ...) -> T: ...
+
+
+@overload
+async def eventually(question: Callable[[], T], *, within_s: float = ..., what: str = ...) -> T: ...
+
+
+async def eventually(question: Callable[[], Any], *, within_s: float = 10.0, what: str = "") -> Any:
     """Ask `question` until its answer is true, and return that answer.
 
     An AssertionError or ConnectionError that it raises counts as "not yet".  Raises AssertionError at the deadline,

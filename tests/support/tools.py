@@ -1,0 +1,46 @@
+"""Tools that a full test run needs and a plain Python machine may lack."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+JS = Path(__file__).parents[1] / "e2e" / "js"
+
+
+def missing(what: str, how_to_get: str) -> NoReturn:
+    """Skip the test, saying why; in CI (`CI=true`) a missing tool is a failure."""
+    reason = f"{what} is missing; {how_to_get}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def need_js_client() -> str:
+    """Return the path of Node.js, if the real JavaScript client is installed as well."""
+    node = shutil.which("node")
+    if node is None:
+        missing("Node.js", "install the package nodejs")
+    if not (JS / "node_modules" / "socket.io-client").is_dir():
+        missing("socket.io-client", "run: npm ci --prefix tests/e2e/js")
+    return node
+
+
+def need_chromium() -> str:
+    """Return the path of Chromium."""
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        missing("Chromium", "install the package chromium")
+    return chromium
+
+
+def need_page() -> None:
+    """The chat page needs the browser client, which the package's build installs."""
+    import node.chat
+
+    if not (Path(node.chat.__file__).parent / "static" / "vendor" / "socket.io.min.js").is_file():
+        missing("the Socket.IO browser client", "install the package: pip install -e .")
