@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ def port_of(client: Client) -> int:
     return port
 
 
+def heard(client: Client, text: str) -> list[dict[str, Any]]:
+    """All messages with this text that reached the client."""
+    return [message for message in client.heard.all("message") if message["text"] == text]
+
+
 async def joined(crowd: Crowd, url: str, name: str, transports: Sequence[str], **options: Any) -> Client:
     client = await crowd.connect(url, transports, **options)
     await eventually(lambda: client.heard.all("welcome"), what=f"{name} is welcomed")
@@ -35,12 +41,9 @@ async def joined(crowd: Crowd, url: str, name: str, transports: Sequence[str], *
 async def everyone_hears(sender: Client, clients: Sequence[Client], text: str, within_s: float = 10) -> None:
     assert (await sender.call("message", {"text": text}))["ok"] is True
     for client in clients:
-        await eventually(
-            lambda client=client: [m for m in client.heard.all("message") if m["text"] == text],  # type: ignore[misc]
-            within_s=within_s,
-            what=f"a client on {port_of(client)} hears {text!r}",
+        [message] = await eventually(
+            partial(heard, client, text), within_s=within_s, what=f"a client on {port_of(client)} hears {text!r}"
         )
-        [message] = [m for m in client.heard.all("message") if m["text"] == text]
         assert message["port"] == port_of(sender), "the message names the server of its sender"
 
 

@@ -48,6 +48,10 @@ class Client(Protocol):
         """Emit `event` and return what the server acknowledges with.  Raises TimeoutError."""
 
     @abstractmethod
+    def stay_away(self) -> None:
+        """Do not reconnect when the connection is lost."""
+
+    @abstractmethod
     async def close(self) -> None:
         """Disconnect for good."""
 
@@ -79,6 +83,9 @@ class _JsClient:
         return await self.crowd.request(
             "emit", timeout_s + 5, id=self.id, event=event, data=data, timeoutMs=int(timeout_s * 1000)
         )
+
+    def stay_away(self) -> None:
+        self.crowd.send("stayAway", id=self.id)
 
     async def close(self) -> None:
         self.crowd.send("close", id=self.id)
@@ -191,6 +198,9 @@ class _PythonClient:
             return await self.sio.call(event, data if len(data) != 1 else data[0], timeout=timeout_s)
         except socketio.exceptions.TimeoutError:
             raise TimeoutError(f"no acknowledgement of {event} in {timeout_s} s") from None
+
+    def stay_away(self) -> None:
+        self.sio.reconnection = False
 
     async def close(self) -> None:
         await self.sio.shutdown()

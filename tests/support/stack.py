@@ -143,9 +143,13 @@ async def running_stack(directory: Path, nodes: int = 3, **sections: Any) -> Asy
             process.kill()
             await process.wait()
             raise
-        left = [str(path.relative_to(runtime)) for path in runtime.rglob("*") if not path.is_dir()]
+        left = _files_in(runtime)
         shutil.rmtree(runtime)
     assert left == [], "the stack left files behind"
+
+
+def _files_in(directory: Path) -> list[str]:
+    return [str(path.relative_to(directory)) for path in directory.rglob("*") if not path.is_dir()]
 
 
 async def _all_ready(stack: Stack, nodes: int) -> bool:

@@ -30,12 +30,16 @@ async function emit({ id, request, event, data, timeoutMs }) {
   }
 }
 
+function stayAway({ id }) {
+  clients.get(id).io.reconnection(false);
+}
+
 function close({ id }) {
   clients.get(id)?.disconnect();
   clients.delete(id);
 }
 
-const COMMANDS = { connect, emit, close };
+const COMMANDS = { connect, emit, stayAway, close };
 
 for await (const line of createInterface({ input: process.stdin })) {
   const { command, ...rest } = JSON.parse(line);
