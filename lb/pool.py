@@ -37,12 +37,14 @@ class Change:
 
 @dataclass(eq=False)
 class Node:
-    """One node in the pool: `static` if the configuration names it; `record` is what it says of itself, if it does."""
+    """One node in the pool: `static` if the configuration names it; `record` is what it says of itself, if it does.
+
+    `host` and `port` are where it is reached now: a record's address goes before a configured one.
+    """
 
     name: str
     host: str
     port: int
-    static: bool = False
     state: State = State.JOINING
     reason: str = "not probed yet"
     since: float = 0.0
@@ -54,6 +56,14 @@ class Node:
     """HTTP exchanges that this balancer carries to it now."""
     placed: int = 0
     """Clients that we sent there since its last report: least_connections must not wait for a heartbeat."""
+    configured: tuple[str, int] | None = None
+    """Host and port that the configuration gives, if it names this node."""
+    former_names: tuple[str, ...] = ()
+    """Names that it had in this pool before; see `Pool.rename`."""
+
+    @property
+    def static(self) -> bool:
+        return self.configured is not None
 
     @property
     def connections(self) -> int:
@@ -76,6 +86,8 @@ class Pool:
 
     clock: Callable[[], float]
     on_change: Callable[[Change], None] = lambda _: None
+    watchers: list[Callable[[Node], None]] = field(default_factory=list)
+    """Each is called with a node that joined the pool, changed its state, or left the pool."""
     _nodes: dict[str, Node] = field(default_factory=dict)
 
     @property
@@ -85,38 +97,48 @@ class Pool:
     def __iter__(self) -> Iterator[Node]:
         return iter(self._nodes.values())
 
+    def __contains__(self, node: Node) -> bool:
+        return self._nodes.get(node.name) is node
+
     def add_static(self, host: str, port: int, name: str = "") -> Node:
         """Add a node that the configuration names: it stays in the pool, also while it is down.
 
-        Without a `name` its address is its name, until a probe learns the one that its own sids carry.
+        Without a `name` its address is its name, until a probe learns the one that its own sids carry.  An address
+        that is in the pool already is not added twice.
         """
-        return self._add(Node(name=name or f"{host}:{port}", host=host, port=port, static=True))
+        node = self._at(host, port)
+        if node is None:
+            return self._add(Node(name or _address(host, port), host, port, configured=(host, port)))
+        node.configured = (host, port)
+        return node
 
-    def rename(self, node: Node, name: str) -> None:
-        """Call a node by the name that its own sids carry, so that they route; no-op if that name is taken."""
-        if name in self._nodes or self._nodes.get(node.name) is not node:
-            return
+    def rename(self, node: Node, name: str) -> bool:
+        """Call a node by the name that its own sids carry, so that they route; False if that name is taken."""
+        if name in self._nodes or node not in self:
+            return False
         del self._nodes[node.name]
+        node.former_names = (*node.former_names, node.name)
         node.name = name
         self._nodes[name] = node
+        return True
+
+    def same(self, static: Node, found: Node) -> None:
+        """Let a configured node and one found in the registry, which turned out to be one process, be one node.
+
+        The found one stays, since its name is what its sids carry, and is the configured one from now on.
+        """
+        found.configured = static.configured
+        found.former_names = (*found.former_names, *static.former_names, static.name)
+        del self._nodes[static.name]
+        self._tell(static)
 
     def seen(self, records: Sequence[NodeRecord]) -> None:
         """Take the registry's whole picture: add, update, and let go of those that it no longer has."""
-        for record in records:
-            node = self._nodes.get(record.name) or self._at(record.host, record.port)
-            if node is None:
-                node = self._add(Node(name=record.name, host=record.host, port=record.port))
-            elif node.name != record.name:
-                self.rename(node, record.name)
-            if node.record is not None and node.record.incarnation != record.incarnation:
-                # The process that we knew is no more; its successor must show that it serves.
-                self.signal(node, Signal.GONE, "replaced by a new process")
-            node.host, node.port, node.record, node.placed = record.host, record.port, record, 0
-            if record.state is State.DRAINING:
-                self.signal(node, Signal.DRAIN, "it says that it is leaving")
         present = {record.name for record in records}
         for node in [node for node in self if node.record is not None and node.name not in present]:
             self._lost(node)
+        for record in records:
+            self._update(self._node_of(record), record)
 
     def signal(self, node: Node, signal: Signal, reason: str) -> None:
         """Let `signal` happen to `node`; the table in cluster/member.py says what becomes of it."""
@@ -125,6 +147,7 @@ class Pool:
             return
         node.reason, node.since = reason, self.clock()
         self.on_change(Change(node.name, before, node.state, signal, reason, node.since))
+        self._tell(node)
 
     @contextmanager
     def carrying(self, node: Node) -> Iterator[None]:
@@ -135,16 +158,50 @@ class Pool:
         finally:
             node.exchanges -= 1
 
+    def _node_of(self, record: NodeRecord) -> Node:
+        node = self._nodes.get(record.name)
+        if node is not None:
+            return node
+        node = self._at(record.host, record.port)
+        # Two records may share an address while one of them waits for the end of its lease: those stay two nodes.
+        if node is None or node.record is not None:
+            return self._add(Node(record.name, record.host, record.port))
+        self.rename(node, record.name)
+        return node
+
+    def _update(self, node: Node, record: NodeRecord) -> None:
+        if node.record is not None and node.record.incarnation != record.incarnation:
+            # The process that we knew is no more; its successor must show that it serves.
+            self.signal(node, Signal.GONE, "replaced by a new process")
+        if node.record != record:
+            # A heartbeat that we read before does not yet count those whom we placed since.
+            node.placed = 0
+        node.host, node.port, node.record = record.host, record.port, record
+        if record.state is State.DRAINING:
+            self.signal(node, Signal.DRAIN, "it says that it is leaving")
+
     def _add(self, node: Node) -> Node:
         node.since = self.clock()
         self._nodes[node.name] = node
+        self._tell(node)
         return node
 
     def _at(self, host: str, port: int) -> Node | None:
-        return next((node for node in self if (node.host, node.port) == (host, port)), None)
+        return next((node for node in self if (host, port) in ((node.host, node.port), node.configured)), None)
 
     def _lost(self, node: Node) -> None:
         node.record = None
         self.signal(node, Signal.GONE, "its lease ended, or it signed off")
-        if not node.static:
-            del self._nodes[node.name]
+        if node.configured is not None:
+            node.host, node.port = node.configured
+            return
+        del self._nodes[node.name]
+        self._tell(node)
+
+    def _tell(self, node: Node) -> None:
+        for watcher in self.watchers:
+            watcher(node)
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
