@@ -10,12 +10,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
-from typing import NoReturn
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from typing import Any, NoReturn, TypeVar
 
 from cluster.errors import StartError, UsageError
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 READY = b"ready\n"
 """What a child writes to its ready descriptor, once, when it serves."""
@@ -24,30 +26,91 @@ GIVE_UP = UsageError.exit_code
 """Exit status of a child that would fail the same way again: the supervisor does not restart it."""
 
 
-def run(main: Callable[[asyncio.Event], Awaitable[int]], *, lifeline_fd: int | None = None) -> int:
+def run(
+    main: Callable[[asyncio.Event], Awaitable[int]],
+    *,
+    lifeline_fd: int | None = None,
+    on_second_signal: Callable[[], None] | None = None,
+) -> int:
     """Run `main` on uvloop where it is installed, else on asyncio's own loop, until it returns its exit status.
 
-    SIGTERM, SIGINT and the end of the lifeline set the event that `main` is given; a second signal ends the process
-    at once.
+    SIGTERM, SIGINT and the end of the lifeline set the event that `main` is given.  A second signal calls
+    `on_second_signal` if there is one; without, and after that, a signal ends the process at once (status 128 + n).
+
+    What `main` raises ends the process: StartError and UsageError with their text on standard error and their exit
+    code, anything else with a traceback in the log and status 1.
     """
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        return runner.run(_until_stopped(main, lifeline_fd))
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            return runner.run(_until_stopped(main, lifeline_fd, on_second_signal))
+    except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001  the one edge at which a process ends
+        return _explain(exc)
 
 
-async def _until_stopped(main: Callable[[asyncio.Event], Awaitable[int]], lifeline_fd: int | None) -> int:
+async def _until_stopped(
+    main: Callable[[asyncio.Event], Awaitable[int]],
+    lifeline_fd: int | None,
+    on_second_signal: Callable[[], None] | None,
+) -> int:
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+    second = on_second_signal
 
     def on_signal(number: signal.Signals) -> None:
-        if stopping.is_set():
+        nonlocal second
+        if not stopping.is_set():
+            log.info("stopping", extra={"signal": number.name})
+            stopping.set()
+        elif second is not None:
+            log.warning("stopping at once", extra={"signal": number.name})
+            second()
+            second = None
+        else:
             os._exit(128 + number)
-        log.info("stopping", extra={"signal": number.name})
-        stopping.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     if lifeline_fd is not None:
+        # What this process starts shall not hold it.
+        os.set_inheritable(lifeline_fd, False)
         loop.add_reader(lifeline_fd, _on_lifeline, loop, lifeline_fd, stopping)
     return await main(stopping)
+
+
+class Stopped(Exception):
+    """The process shall end, so what was being done was left."""
+
+
+async def unless(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) -> T:
+    """Return what `work` returns; cancel it and raise Stopped as soon as `stopping` is set."""
+    async with asyncio.TaskGroup() as tasks:
+        doing, waiting = tasks.create_task(work), tasks.create_task(stopping.wait())
+        await asyncio.wait((doing, waiting), return_when=asyncio.FIRST_COMPLETED)
+        doing.cancel()
+        waiting.cancel()
+    if doing.cancelled():
+        raise Stopped
+    return doing.result()
+
+
+def _explain(exc: BaseException) -> int:
+    """Say why the process ends, and return its exit status."""
+    leaves = list(_leaves(exc))
+    ours = [leaf for leaf in leaves if isinstance(leaf, StartError | UsageError)]
+    if len(ours) == len(leaves):
+        for line in dict.fromkeys(map(str, ours)):
+            sys.stderr.write(f"{line}\n")
+        return max(leaf.exit_code for leaf in ours)
+    for leaf in leaves:
+        log.critical("crashed", exc_info=leaf, extra={"error": type(leaf).__name__})
+    return 1
+
+
+def _leaves(exc: BaseException) -> Iterator[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
+        for inner in exc.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield exc
 
 
 def _on_lifeline(loop: asyncio.AbstractEventLoop, fd: int, stopping: asyncio.Event) -> None:

@@ -8,14 +8,27 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from typing import Literal
+from typing import Literal, Protocol
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
-def set_up(process: str, level: str = "info", form: Literal["text", "json"] = "text") -> None:
-    """Send all log records of this process to standard error; `process` names it in each JSON line."""
-    handler = logging.StreamHandler(sys.stderr)
+class Stream(Protocol):
+    """What log lines are written to."""
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> object: ...
+
+
+def set_up(
+    process: str, level: str = "info", form: Literal["text", "json"] = "text", stream: Stream | None = None
+) -> None:
+    """Send all log records of this process to `stream`, or else to standard error.
+
+    `process` names it in each JSON line.
+    """
+    handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     handler.setFormatter(_Json(process) if form == "json" else _Text())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # A supervisor that died takes our standard error with it; that is no reason to fail in the middle of a message.

@@ -1,24 +1,41 @@
 """The private directory of one running stack: sockets, the resolved configuration, and small JSON reports.
 
-It has mode 0700, so that only our own user reaches the sockets in it (and the embedded Redis behind one of them).
+It has mode 0700 and lies in a base of the same mode, so that only our own user reaches the sockets in it (and the
+embedded Redis behind one of them).  The supervisor holds a lock on it for as long as it lives (flock on the directory
+itself), so that whoever comes later can tell the directories of the dead.
+
 Reports are how processes of one stack show each other their state without talking: each writes its own file whole, and
 whoever is asked reads them all.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+import secrets
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.errors import StartError
+
 SUPERVISOR = "supervisor"
-"""Report of the supervisor: {"pid", "children": [{"name", "pid", "state", "restarts", "reason"}]}."""
+"""Report of the supervisor: {"pid", "children": [{"name", "kind", "pid", "created", "state", "restarts", "reason"}]}.
+
+`kind` is redis, node (with its `port`) or worker; `state` is one of cluster/child.py; `created` is the process's start
+as the system tells it, so that a pid that was used again is not mistaken for it."""
 
 WORKER = "worker-"
-"""Prefix of the report of each balancer worker."""
+"""Prefix of the report of each balancer worker; see lb/reports.py."""
+
+MOST_BASE_BYTES = 64
+"""A base longer than this would leave no room for the sockets: a unix socket's path has at most 107 bytes (unix(7))."""
 
 
 @dataclass(frozen=True)
@@ -54,5 +71,96 @@ class RunDir:
                 found[file.stem] = report
         return found
 
+    def forget(self, name: str) -> None:
+        """Take the report `name` away, if it is there."""
+        self._file(name).unlink(missing_ok=True)
+
+    def write_private(self, name: str, text: str) -> Path:
+        """Write the file `name` so that only we can read it (0600), and return its path.  Raises OSError."""
+        file = self.path / name
+        fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with open(fd, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        return file
+
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.json"
+
+
+def base_directory() -> Path:
+    """Return the directory that holds all run directories of this user, and make it if need be.
+
+    It is `flotilla` in XDG_RUNTIME_DIR, else `flotilla-<uid>` in the directory for temporary files.  Everybody may
+    write to the latter, so what stands there already is used only if it is a directory of our own (no symbolic link);
+    other users' rights on it are taken away.  Raises StartError.
+    """
+    base = _chosen_base()
+    try:
+        base.mkdir(mode=0o700, exist_ok=True)
+        found = base.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+            raise StartError(f"{base} is not a directory of this user: somebody else may have made it; remove it")
+        if stat.S_IMODE(found.st_mode) != 0o700:
+            base.chmod(0o700)
+    except OSError as exc:
+        raise StartError(f"{base}: cannot be used for sockets: {exc.strerror}") from None
+    return base
+
+
+def _chosen_base() -> Path:
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    candidates = [Path(runtime) / "flotilla"] if os.path.isabs(runtime) and Path(runtime).is_dir() else []
+    candidates += [Path(parent) / f"flotilla-{os.geteuid()}" for parent in (tempfile.gettempdir(), "/tmp")]
+    for base in candidates:
+        if len(os.fsencode(base)) <= MOST_BASE_BYTES:
+            return base
+    raise StartError(f"{candidates[0]}: too long for the path of a unix socket; set XDG_RUNTIME_DIR to a shorter one")
+
+
+@contextmanager
+def run_directory(base: Path) -> Iterator[RunDir]:
+    """Hold a new run directory in `base`, locked while we live; nothing of it is left afterwards.
+
+    Raises StartError.
+    """
+    path = base / secrets.token_hex(4)
+    try:
+        with _locked(base):
+            # Whoever looks for directories of the dead has to wait until ours is locked.
+            path.mkdir(mode=0o700)
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        raise StartError(f"{path}: cannot be made: {exc.strerror}") from None
+    try:
+        yield RunDir(path)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(fd)
+
+
+def dead_directories(base: Path) -> list[RunDir]:
+    """Return the run directories in `base` whose supervisor is no more (it held the lock for as long as it lived)."""
+    with _locked(base):
+        return [RunDir(path) for path in sorted(base.iterdir()) if path.is_dir() and not _is_locked(path)]
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with _locked(path, fcntl.LOCK_NB):
+            return False
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        # It went away while we looked.
+        return True
+
+
+@contextmanager
+def _locked(directory: Path, flags: int = 0) -> Iterator[None]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | flags)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,329 @@
+"""The life of one child process: started, ready, ended, started again after a delay, or given up.
+
+Its descriptors: standard output and error are pipes whose lines go to our output under the child's name; the lifeline
+is the reading end of a pipe whose other end only the supervisor holds; the ready descriptor is a pipe to which the
+child writes when it serves.  Every end that we keep is closed on exec, so that no child holds another one's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from cluster.backoff import full_jitter
+from cluster.lifecycle import GIVE_UP
+from cluster.lines import LineSplitter
+from cluster.output import Output
+from cluster.restart import RestartPolicy
+
+log = logging.getLogger(__name__)
+
+LAST_LINES_S = 0.5
+"""How long the pipes of a dead child may take to end; its own children may hold them open for ever."""
+
+
+class ChildState(StrEnum):
+    """What a child is doing; shown in the supervisor's report."""
+
+    STARTING = "starting"
+    READY = "ready"
+    WAITING = "waiting"
+    """It died, and waits for its next start."""
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    GIVEN_UP = "given_up"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """What to run.  `--lifeline-fd N` and `--ready-fd N` are added to `argv`, unless they are switched off.
+
+    A child with a `probe` has no ready descriptor: it is ready when the probe answers true.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    pass_fds: tuple[int, ...] = ()
+    env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    lifeline: bool = True
+    probe: Callable[[], Awaitable[bool]] | None = None
+    stop_within_s: float = 10.0
+    """From SIGTERM to SIGKILL."""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else the report says of it."""
+    drop_lines: tuple[str, ...] = ()
+    """Lines of output that contain one of these are not shown."""
+
+
+@dataclass(frozen=True)
+class End:
+    """How one life of a child ended."""
+
+    pid: int
+    reason: str
+    hopeless: bool = False
+    """It would fail the same way again."""
+
+
+@dataclass(eq=False)
+class Child:
+    """One child that is kept running.  `run` is its whole life; all else may be called from outside meanwhile."""
+
+    spec: Spec
+    policy: RestartPolicy
+    output: Output
+    lifeline_fd: int | None = None
+    on_change: Callable[[Child], None] = lambda _: None
+    on_end: Callable[[Child, End], Awaitable[None]] | None = None
+    state: ChildState = ChildState.STARTING
+    pid: int | None = None
+    restarts: int = 0
+    reason: str = ""
+    """Why it ended last."""
+    was_ready: bool = False
+    """Whether it ever was."""
+    _stop: asyncio.Event = field(default_factory=asyncio.Event)
+    _hurry: asyncio.Event = field(default_factory=asyncio.Event)
+    _turn: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def has_ended(self) -> bool:
+        return self.state in (ChildState.STOPPED, ChildState.GIVEN_UP)
+
+    def ask_to_stop(self) -> None:
+        """Let it end in order: SIGTERM, and SIGKILL when its time is over."""
+        self._stop.set()
+
+    def hurry(self) -> None:
+        """End it at once."""
+        self._stop.set()
+        self._hurry.set()
+
+    async def until(self, *states: ChildState) -> ChildState:
+        """Wait until its state is one of `states`, and return which."""
+        while self.state not in states:
+            await self._turn.wait()
+        return self.state
+
+    async def run(self) -> None:
+        """Keep it running until it is asked to stop, or given up.  However this ends, no process is left."""
+        while not self._stop.is_set():
+            end = await self._live()
+            if self.on_end is not None:
+                await self.on_end(self, end)
+            if self._stop.is_set():
+                break
+            if (delay_s := self._again_after(end)) is None:
+                self._become(ChildState.GIVEN_UP)
+                return
+            self._become(ChildState.WAITING)
+            await _unless(self._stop, delay_s)
+            self.restarts += 1
+        self._become(ChildState.STOPPED)
+
+    def _again_after(self, end: End) -> float | None:
+        """Return the delay before its next start in seconds, or None if there shall be none."""
+        self.reason = end.reason
+        now = asyncio.get_running_loop().time()
+        if end.hopeless:
+            log.error("child given up: it would fail the same way again", extra=self._facts(end))
+            return None
+        delay_s = self.policy.died(now)
+        if delay_s is None:
+            deaths = {"deaths": self.policy.deaths(now), "window_s": self.policy.limits.window_s}
+            log.error("child given up: it died too often", extra=self._facts(end) | deaths)
+        else:
+            log.warning("child died", extra=self._facts(end) | {"again_in_s": delay_s})
+        return delay_s
+
+    def _facts(self, end: End) -> dict[str, object]:
+        return {"child": self.name, "pid": end.pid, "reason": end.reason}
+
+    def _become(self, state: ChildState) -> None:
+        self.state = state
+        self.was_ready |= state is ChildState.READY
+        turn, self._turn = self._turn, asyncio.Event()
+        turn.set()
+        self.on_change(self)
+
+    async def _live(self) -> End:
+        """Run one process of it from start to end."""
+        last_line = _LastLine()
+        try:
+            async with self._process(last_line) as process, asyncio.TaskGroup() as tasks:
+                stopper = tasks.create_task(self._end_when_asked(process))
+                prober = tasks.create_task(self._probe())
+                status = await process.wait()
+                stopper.cancel()
+                prober.cancel()
+        except OSError as exc:
+            return End(0, f"cannot be started: {exc.strerror or exc}")
+        finally:
+            self.pid = None
+        hopeless = status == GIVE_UP
+        return End(process.pid, last_line.text if hopeless and last_line.text else _ending(status, last_line), hopeless)
+
+    @asynccontextmanager
+    async def _process(self, last_line: _LastLine) -> AsyncIterator[asyncio.subprocess.Process]:
+        """Start it; when the block ends, it is dead, reaped, and its last lines are written."""
+        self._become(ChildState.STARTING)
+        with ExitStack() as theirs, ExitStack() as ours:
+            out, err = (_pipe(ours, theirs) for _ in range(2))
+            fds, options = list(self.spec.pass_fds), []
+            if self.spec.lifeline and self.lifeline_fd is not None:
+                fds.append(self.lifeline_fd)
+                options += ["--lifeline-fd", str(self.lifeline_fd)]
+            ready = None
+            if self.spec.probe is None:
+                ready = _pipe(ours, theirs)
+                fds.append(ready[1])
+                options += ["--ready-fd", str(ready[1])]
+            process = await asyncio.create_subprocess_exec(
+                *self.spec.argv,
+                *options,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=out[1],
+                stderr=err[1],
+                env=self.spec.env,
+                pass_fds=fds,
+                # The terminal's Ctrl-C is for us alone: we stop our children in order.
+                start_new_session=True,
+            )
+            theirs.close()
+            self.pid = process.pid
+            ours.pop_all()
+            pipes = [await _read(out[0], self._show), await _read(err[0], self._show, last_line.see)]
+            if ready is not None:
+                pipes.append(await _read(ready[0], self._hear))
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                _kill_group(process)
+                await process.wait()
+            await asyncio.wait([pipe.ended for pipe in pipes[:2]], timeout=LAST_LINES_S)
+            for pipe in pipes:
+                pipe.close()
+
+    async def _end_when_asked(self, process: asyncio.subprocess.Process) -> None:
+        await self._stop.wait()
+        self._become(ChildState.STOPPING)
+        if not self._hurry.is_set():
+            process.send_signal(signal.SIGTERM)
+            await _unless(self._hurry, self.spec.stop_within_s)
+            log.warning("child killed: it did not end in time", extra={"child": self.name, "pid": process.pid})
+        _kill_group(process)
+
+    async def _probe(self) -> None:
+        if self.spec.probe is None:
+            return
+        for delay_s in full_jitter(0.02, 0.2):
+            if await self.spec.probe():
+                self._ready()
+                return
+            await asyncio.sleep(delay_s)
+
+    def _hear(self, _: str) -> None:
+        self._ready()
+
+    def _ready(self) -> None:
+        if self.state is ChildState.STARTING:
+            self._become(ChildState.READY)
+
+    def _show(self, line: str) -> None:
+        if not any(part in line for part in self.spec.drop_lines):
+            self.output.line(self.name, line)
+
+
+class _LastLine:
+    """The last line that a child wrote on standard error: where a process of ours says why it cannot go on."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def see(self, line: str) -> None:
+        self.text = line.strip() or self.text
+
+
+class _PipeReader(asyncio.Protocol):
+    """Our end of a pipe from a child."""
+
+    def __init__(self, readers: tuple[Callable[[str], None], ...]) -> None:
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._readers = readers
+        self._lines = LineSplitter()
+        self._transport: asyncio.ReadTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.ReadTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._tell(self._lines.feed(data))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._tell(self._lines.rest())
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+
+    def _tell(self, lines: list[str]) -> None:
+        for line in lines:
+            for reader in self._readers:
+                reader(line)
+
+
+async def _read(fd: int, *readers: Callable[[str], None]) -> _PipeReader:
+    loop = asyncio.get_running_loop()
+    _, protocol = await loop.connect_read_pipe(lambda: _PipeReader(readers), os.fdopen(fd, "rb", buffering=0))
+    return protocol
+
+
+def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:
+    """Open a pipe from the child to us."""
+    reading, writing = os.pipe()
+    ours.callback(os.close, reading)
+    theirs.callback(os.close, writing)
+    return reading, writing
+
+
+def _kill_group(process: asyncio.subprocess.Process) -> None:
+    """Kill it and the processes that it started: its process group, which has its pid while it is not reaped."""
+    if process.returncode is None:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            # It ended meanwhile, or has not come so far as to make its session.
+            process.send_signal(signal.SIGKILL)
+
+
+def _ending(status: int, last_line: _LastLine) -> str:
+    if status < 0:
+        try:
+            return f"killed by {signal.Signals(-status).name}"
+        except ValueError:
+            return f"killed by signal {-status}"
+    return f"ended with status {status}" + (f": {last_line.text}" if last_line.text else "")
+
+
+async def _unless(event: asyncio.Event, delay_s: float) -> None:
+    """Wait `delay_s`, or until `event`."""
+    try:
+        async with asyncio.timeout(delay_s):
+            await event.wait()
+    except TimeoutError:
+        return
