@@ -87,7 +87,7 @@ class Pool:
     clock: Callable[[], float]
     on_change: Callable[[Change], None] = lambda _: None
     watchers: list[Callable[[Node], None]] = field(default_factory=list)
-    """Each is called with a node that joined the pool, changed its state, or left the pool."""
+    """Each is called with a node that joined the pool, changed its state or what it says of it, or left the pool."""
     _nodes: dict[str, Node] = field(default_factory=dict)
 
     @property
@@ -123,11 +123,11 @@ class Pool:
         return True
 
     def same(self, static: Node, found: Node) -> None:
-        """Let a configured node and one found in the registry, which turned out to be one process, be one node.
+        """Let a configured node and another one, which turned out to be the same process, be one node.
 
-        The found one stays, since its name is what its sids carry, and is the configured one from now on.
+        The other one stays, since its name is what its sids carry, and is a configured one from now on.
         """
-        found.configured = static.configured
+        found.configured = found.configured or static.configured
         found.former_names = (*found.former_names, *static.former_names, static.name)
         del self._nodes[static.name]
         self._tell(static)
@@ -176,9 +176,12 @@ class Pool:
         if node.record != record:
             # A heartbeat that we read before does not yet count those whom we placed since.
             node.placed = 0
-        node.host, node.port, node.record = record.host, record.port, record
+        before, node.record = node.record, record
+        node.host, node.port = record.host, record.port
         if record.state is State.DRAINING:
             self.signal(node, Signal.DRAIN, "it says that it is leaving")
+        if before is None or (before.incarnation, before.state) != (record.incarnation, record.state):
+            self._tell(node)
 
     def _add(self, node: Node) -> Node:
         node.since = self.clock()

@@ -1,0 +1,142 @@
+"""What this balancer worker counts, cheap enough for every exchange: plain integers in dicts, put together when asked.
+
+`docs/metrics.md` lists what is exposed.  `lb/reports.py` sums over the workers, `lb/exposition.py` writes it for
+Prometheus.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lb.pool import Node
+
+FORGET_AFTER_S = 900.0
+"""How long the counters of a node that left the pool are still shown."""
+
+STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
+
+
+@dataclass(slots=True)
+class NodeCounts:
+    """What was carried to one node.  All but `tunnels_open` only ever grow."""
+
+    exchanges: list[int] = field(default_factory=lambda: [0] * len(STATUS_CLASSES))
+    """HTTP exchanges by class of the answer's status."""
+    connect_failures: int = 0
+    tunnels: int = 0
+    """WebSockets ever carried; `tunnel_seconds` and the bytes are those of ended ones."""
+    tunnels_open: int = 0
+    tunnel_seconds: float = 0.0
+    bytes_from_client: int = 0
+    bytes_from_node: int = 0
+
+    def __iadd__(self, other: NodeCounts) -> NodeCounts:
+        self.exchanges = [mine + theirs for mine, theirs in zip(self.exchanges, other.exchanges, strict=True)]
+        for name in _NUMBERS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> NodeCounts:
+        """Read what `to_dict` of a worker of this stack wrote.  Raises KeyError, TypeError or ValueError."""
+        exchanges = [int(count) for count in raw["exchanges"]]
+        if len(exchanges) != len(STATUS_CLASSES):
+            raise ValueError(f"{len(STATUS_CLASSES)} classes of exchanges were expected, not {len(exchanges)}")
+        return cls(exchanges, **{name: raw[name] for name in _NUMBERS})
+
+
+_NUMBERS = tuple(each.name for each in dataclasses.fields(NodeCounts) if each.name != "exchanges")
+
+
+@dataclass
+class Totals:
+    """What one worker, or all of them together, carried and turned away."""
+
+    nodes: dict[str, NodeCounts] = field(default_factory=dict)
+    rejected: dict[str, int] = field(default_factory=dict)
+
+    def __iadd__(self, other: Totals) -> Totals:
+        for name, counts in other.nodes.items():
+            mine = self.nodes.setdefault(name, NodeCounts())
+            mine += counts
+        for reason, count in other.rejected.items():
+            self.rejected[reason] = self.rejected.get(reason, 0) + count
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "nodes": {name: counts.to_dict() for name, counts in self.nodes.items()},
+            "rejected": dict(self.rejected),
+        }
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> Totals:
+        """Read what `to_dict` of a worker of this stack wrote.  Raises KeyError, TypeError or ValueError."""
+        return cls(
+            {str(name): NodeCounts.from_dict(counts) for name, counts in raw["nodes"].items()},
+            {str(reason): int(count) for reason, count in raw["rejected"].items()},
+        )
+
+
+class Metrics:
+    """The counters of this worker.  Every method is a few additions, and never fails."""
+
+    def __init__(self) -> None:
+        self.totals = Totals()
+        self._absent_since: dict[str, float] = {}
+
+    def exchange_done(self, node: str, status: int) -> None:
+        """Count an HTTP exchange that `node` answered with `status`."""
+        # Statuses have three digits (RFC 9110 15); what is out of range is the node's fault, and so counts as 5xx.
+        self._of(node).exchanges[status // 100 - 1 if 100 <= status < 600 else 4] += 1
+
+    def tunnel_opened(self, node: str) -> None:
+        counts = self._of(node)
+        counts.tunnels += 1
+        counts.tunnels_open += 1
+
+    def tunnel_closed(self, node: str, seconds: float, bytes_from_client: int, bytes_from_node: int) -> None:
+        counts = self._of(node)
+        counts.tunnels_open -= 1
+        counts.tunnel_seconds += seconds
+        counts.bytes_from_client += bytes_from_client
+        counts.bytes_from_node += bytes_from_node
+
+    def connect_failed(self, node: str) -> None:
+        """Count a connection to `node` that was refused, or not there in time."""
+        self._of(node).connect_failures += 1
+
+    def rejected(self, reason: str) -> None:
+        """Count a request that we answered ourselves.  `reason` is one of a few fixed words."""
+        self.totals.rejected[reason] = self.totals.rejected.get(reason, 0) + 1
+
+    def _of(self, node: str) -> NodeCounts:
+        counts = self.totals.nodes.get(node)
+        if counts is None:
+            counts = self.totals.nodes[node] = NodeCounts()
+        return counts
+
+    def settle(self, nodes: Iterable[Node], now: float) -> None:
+        """Move what was counted under a node's former name to its name, and forget nodes that are long gone.
+
+        Call it about each second; `now` is in monotonic seconds.  A node's name comes late (`Pool.rename`), and names
+        of nodes come and go without end where containers do, while this process stays.
+        """
+        counted, present = self.totals.nodes, set()
+        for node in nodes:
+            present.add(node.name)
+            for former in node.former_names:
+                if (counts := counted.pop(former, None)) is not None:
+                    mine = self._of(node.name)
+                    mine += counts
+        for name in [name for name in counted if name not in present and not counted[name].tunnels_open]:
+            if now - self._absent_since.setdefault(name, now) >= FORGET_AFTER_S:
+                del counted[name]
+        for name in [name for name in self._absent_since if name in present or name not in counted]:
+            del self._absent_since[name]
