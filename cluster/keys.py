@@ -43,6 +43,11 @@ class Keys:
         return self._named("users:online")
 
     @property
+    def users_changed(self) -> str:
+        """A channel: the incarnation of a node that changed its entries in `users_online`."""
+        return self._named("users:changed")
+
+    @property
     def metrics(self) -> str:
         """A channel: every node's metrics as JSON, each `metrics_interval_s`."""
         return self._named("metrics")

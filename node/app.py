@@ -1,0 +1,242 @@
+"""The composition root of a node: builds its parts, runs them in one TaskGroup, and takes them down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import os
+import secrets
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import redis.asyncio as redis
+
+from cluster import lifecycle
+from cluster.config import NO_REDIS, Config
+from cluster.config_file import Loaded
+from cluster.errors import StartError
+from cluster.host import host_id, slot_name
+from cluster.keys import Keys
+from cluster.member import NodeRecord, State
+from cluster.redis_link import REDIS_AWAY, connect, without_password
+from cluster.registry import Registry
+from cluster.secret import agree_on_secret
+from cluster.tag import tag_of
+from cluster.version import version
+from node.announce import SIGN_OFF_S, Announcer, advertised_host, report_metrics
+from node.directory import RedisDirectory
+from node.door import Door, listen
+from node.fanout import Fanout
+from node.healthz import add_healthz
+from node.loading import users_traceback
+from node.presence import Alone, Presence
+from node.server import EngineLimits, NodeInfo, Server
+from node.vitals import LagMeter, Sampler
+
+log = logging.getLogger(__name__)
+
+CLOSE_S = 2.0
+"""For the application's clean-up hooks and the connections that are left."""
+
+REREAD_S = 5.0
+"""The whole list of users is read again after that time, whatever was heard or not."""
+
+
+@dataclass(frozen=True)
+class NodeOptions:
+    """How to run one node; `loaded` holds what the command line says too.  An empty name is derived from the port."""
+
+    loaded: Loaded
+    host: str
+    port: int
+    name: str = ""
+    advertise: str = ""
+    lifeline_fd: int | None = None
+    ready_fd: int | None = None
+
+
+def main(options: NodeOptions, sio: Server) -> int:
+    """Run the application `sio` as a node until it is told to stop; return the exit status.
+
+    Raises StartError: the port is in use, no Redis to agree on a secret, the application's own start-up failed.
+    """
+
+    async def serve(stopping: asyncio.Event) -> int:
+        async with AsyncExitStack() as stack:
+            node = await _built(options, sio, stack)
+            await node.run(stopping)
+        return 0
+
+    return lifecycle.run(serve, lifeline_fd=options.lifeline_fd)
+
+
+async def _built(options: NodeOptions, sio: Server, stack: AsyncExitStack) -> _Node:
+    config = options.loaded.config
+    url = None if config.redis == NO_REDIS else config.redis
+    listener = listen(options.host, options.port)
+    stack.callback(listener.close)
+    port = listener.getsockname()[1]
+    link = None
+    if url is not None:
+        link = connect(url)
+        stack.push_async_callback(link.aclose)
+    secret = await _secret(config, link)
+    info = NodeInfo(
+        name=options.name or slot_name(port, private_redis=url is None or url.startswith("unix:")),
+        cluster=config.cluster,
+        host=options.advertise or advertised_host(options.host, url),
+        port=port,
+        incarnation=secrets.token_hex(8),
+    )
+    node = _Node(options, sio, info, link, Door(sio.web, listener))
+    if url is not None and not sio.brings_manager:
+        node.fanout = Fanout(url, node.keys.bus)
+        stack.push_async_callback(node.fanout.aclose)
+    node.bind(tag_of(info.name, secret))
+    return node
+
+
+async def _secret(config: Config, link: redis.Redis | None) -> bytes:
+    try:
+        return await agree_on_secret(config, link)
+    except REDIS_AWAY as exc:
+        raise StartError(
+            f"no Redis at {without_password(config.redis)}: {exc}; the nodes agree there on the cluster's secret"
+            " (set `secret` to start without)"
+        ) from None
+
+
+class _Node:
+    """One running node."""
+
+    fanout: Fanout | None = None
+
+    def __init__(self, options: NodeOptions, sio: Server, info: NodeInfo, link: redis.Redis | None, door: Door) -> None:
+        self._options, self._sio, self._info, self._link, self._door = options, sio, info, link, door
+        self._config = options.loaded.config
+        nodes = self._config.nodes
+        self.keys = Keys(info.cluster)
+        registry = None if link is None else Registry(link, self.keys)
+        self._presence = Presence(
+            Alone()
+            if link is None or registry is None
+            else RedisDirectory(
+                link, registry, self.keys, node=info.name, incarnation=info.incarnation, reread_s=REREAD_S
+            ),
+            node=info.name,
+            incarnation=info.incarnation,
+            port=info.port,
+            refresh_s=nodes.heartbeat_s,
+            trust_s=nodes.lease_s,
+        )
+        self._lag = LagMeter()
+        self._announcer = Announcer(
+            registry,
+            self._measuring(self._lag.sampler()),
+            heartbeat_s=nodes.heartbeat_s,
+            lease_s=nodes.lease_s,
+            forgotten=self._presence.forgotten,
+        )
+
+    def bind(self, tag: str) -> None:
+        nodes = self._config.nodes
+        limits = EngineLimits(nodes.ping_interval_s, nodes.ping_timeout_s, nodes.max_message_bytes)
+        self._sio.bind(self._info, tag, self._presence, limits, self.fanout)
+        add_healthz(self._sio, self._announcer)
+        if self._link is not None and self._sio.brings_manager:
+            log.warning("the application brings its own client manager: it must reach the other nodes by itself")
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Serve until `stopping`, then leave: stop accepting, drain, cancel."""
+        try:
+            await self._door.set_up()
+        except Exception as exc:  # noqa: BLE001  (the application's own code: anything may happen in it)
+            raise StartError(f"{users_traceback(exc)}\nthe application's start-up failed: {exc!r}") from None
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(job) for job in self._jobs()]
+            await self._door.open()
+            await self._announcer.enter(State.READY)
+            lifecycle.say_ready(self._options.ready_fd)
+            log.info("node ready", extra=self._described())
+            await stopping.wait()
+            await self._drain()
+            for task in tasks:
+                task.cancel()
+        await self._door.close(CLOSE_S)
+        await self._sign_off()
+
+    def _jobs(self) -> list[Coroutine[Any, Any, None]]:
+        jobs = [
+            self._lag.run(),
+            self._announcer.run(),
+            self._presence.run(),
+            report_metrics(
+                self._link, self.keys, self._measuring(self._lag.sampler()), self._config.nodes.metrics_interval_s
+            ),
+        ]
+        if self.fanout is not None:
+            jobs.append(self.fanout.run())
+        return jobs
+
+    async def _drain(self) -> None:
+        """Send the clients elsewhere: the balancer knows first, running handlers end, then the clients are told."""
+        loop, drain_s = asyncio.get_running_loop(), self._config.nodes.drain_s
+        deadline = loop.time() + drain_s
+        self._sio.eio.leave()
+        log.info("leaving", extra={"node": self._info.name, "clients": self._sio.eio.connections})
+        try:
+            async with asyncio.timeout(SIGN_OFF_S):
+                await self._announcer.enter(State.DRAINING)
+        except TimeoutError:
+            log.warning("leaving unannounced: Redis does not answer")
+        # Half of the time for answers that clients wait for; the other half to tell all of them to go.
+        await self._sio.handled((deadline - loop.time()) / 2)
+        cut = await self._sio.eio.close_all(deadline - loop.time())
+        still = await self._sio.handled(deadline - loop.time())
+        log.info("clients told to go", extra={"cut": cut, "handlers_left": still})
+
+    async def _sign_off(self) -> None:
+        try:
+            async with asyncio.timeout(SIGN_OFF_S):
+                await self._presence.withdraw()
+        except TimeoutError:
+            log.info("users left behind: Redis does not answer")
+        await self._announcer.withdraw()
+        log.info("node ended", extra={"node": self._info.name})
+
+    def _measuring(self, sampler: Sampler) -> Callable[[], NodeRecord]:
+        info, engine = self._info, self._sio.eio
+        still = NodeRecord(
+            name=info.name,
+            host=info.host,
+            port=info.port,
+            incarnation=info.incarnation,
+            pid=os.getpid(),
+            host_id=host_id(),
+            version=version(),
+        )
+
+        def measure() -> NodeRecord:
+            return dataclasses.replace(
+                still,
+                **dataclasses.asdict(sampler.sample()),
+                connections=engine.connections,
+                users=self._presence.own_users,
+                messages_in=engine.messages_in,
+                messages_out=engine.messages_out,
+            )
+
+        return measure
+
+    def _described(self) -> dict[str, object]:
+        redis_url = self._config.redis
+        return {
+            "node": self._info.name,
+            "port": self._info.port,
+            "announced_as": f"{self._info.host}:{self._info.port}",
+            "app": self._config.nodes.app,
+            "redis": redis_url if redis_url == NO_REDIS else without_password(redis_url),
+        }

@@ -1,0 +1,39 @@
+"""`GET /healthz`: whether this node serves, for balancers and people."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from cluster.member import State
+from node.announce import Announcer
+from node.server import Server
+
+PATH = "/healthz"
+
+
+def add_healthz(sio: Server, announcer: Announcer) -> None:
+    """Add the route to `sio.web`, unless the application has one of its own there."""
+
+    async def healthz(_: web.Request) -> web.Response:
+        record = announcer.record
+        # Anybody may ask through the balancer: nothing here that only an operator should know.
+        body = {
+            "status": "degraded" if announcer.redis == "away" else "ok",
+            "name": record.name,
+            "port": record.port,
+            "state": announcer.state,
+            "connections": sio.eio.connections,
+            "users": record.users,
+            "redis": announcer.redis,
+            "loop_lag_ms": record.loop_lag_ms,
+            "uptime_s": record.uptime_s,
+            "incarnation": record.incarnation,
+            "version": record.version,
+        }
+        status = 200
+        if announcer.state is not State.READY:
+            body["status"], status = str(announcer.state), 503
+        return web.json_response(body, status=status, headers={"Cache-Control": "no-store"})
+
+    if all(resource.canonical != PATH for resource in sio.web.router.resources()):
+        sio.web.router.add_get(PATH, healthz)
