@@ -30,6 +30,11 @@ def slot_name(port: int, *, private_redis: bool) -> str:
     return f"n{port}" if private_redis else f"n{port}-{host_id()}"
 
 
+def reached_at(host: str) -> str:
+    """Return where a process that listens on `host`, perhaps a wildcard address, is reached from its own host."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
 def _text(path: str) -> str:
     try:
         return Path(path).read_text(encoding="ascii", errors="replace").strip()

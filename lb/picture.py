@@ -9,14 +9,11 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from cluster.config import EMBEDDED, NO_REDIS, Config
-from cluster.host import host_id, slot_name
+from cluster.host import host_id, reached_at, slot_name
 from cluster.member import NodeRecord, State
 from lb.pool import Pool
 
 log = logging.getLogger(__name__)
-
-_REACHED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Where a process that listens on a wildcard address is reached from its own host."""
 
 
 def add_configured(pool: Pool, config: Config) -> None:
@@ -25,7 +22,7 @@ def add_configured(pool: Pool, config: Config) -> None:
     # A Redis behind a unix socket is this host's own as well (the embedded one is handed to us so).
     private_redis = config.redis in (EMBEDDED, NO_REDIS) or config.redis.startswith("unix:")
     for port in config.local_ports:
-        pool.add_static(_REACHED_AT.get(nodes.host, nodes.host), port, slot_name(port, private_redis=private_redis))
+        pool.add_static(reached_at(nodes.host), port, slot_name(port, private_redis=private_redis))
     for url in nodes.static:
         parts = urlsplit(url)
         assert parts.hostname is not None

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from urllib.parse import parse_qs, urlsplit
 
 from cluster.config import Health
+from cluster.member import State
 from cluster.tag import claimed_slot_of
 
 MOST_BYTES = 65_536
@@ -108,9 +109,10 @@ async def _check_http(host: str, port: int, path: str, deadline: _Deadline) -> s
             if 200 <= answer.status < 300:
                 return ""
             state = _state_in(await _read_body(reader, answer))
-    if state in ("draining", "stopping"):
-        return f"{name} answered {answer.status}: {state}"
-    raise ProbeFailed(f"{name} answered {answer.status}")
+    fault = f"{name} answered {answer.status}" + (f": {state}" if state else "")
+    if state is State.DRAINING:
+        return fault
+    raise ProbeFailed(fault)
 
 
 async def _check_websocket(host: str, port: int, path: str, deadline: _Deadline) -> Found:
@@ -207,13 +209,13 @@ async def _read_body(reader: asyncio.StreamReader, answer: _Answer) -> bytes:
         return exc.partial
 
 
-def _state_in(body: bytes) -> str:
+def _state_in(body: bytes) -> State | None:
+    """Return the state that a node gives itself in the body of its /healthz."""
     try:
         value = json.loads(body)
+        return State(value["state"]) if isinstance(value, dict) and "state" in value else None
     except (ValueError, RecursionError):
-        return ""
-    state = value.get("state") if isinstance(value, dict) else None
-    return state if isinstance(state, str) else ""
+        return None
 
 
 async def _read_open_packet(reader: asyncio.StreamReader) -> str:

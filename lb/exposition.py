@@ -1,0 +1,121 @@
+"""All numbers in Prometheus' text format, put together when somebody asks.  `docs/metrics.md` describes each name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from cluster.member import State
+from lb.metrics import STATUS_CLASSES
+from lb.pool import Node
+from lb.reports import Stack
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def exposition(nodes: Iterable[Node], stack: Stack, redis: str) -> bytes:
+    """Return the text of `/metrics`: what the nodes say of themselves, and what all workers counted."""
+    registry = CollectorRegistry()
+    registry.register(_Picture(list(nodes), stack, redis))
+    return generate_latest(registry)
+
+
+@dataclass
+class _Picture(Collector):
+    nodes: list[Node]
+    stack: Stack
+    redis: str
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _states(self.nodes)
+        yield from _said_by_nodes(self.nodes)
+        yield from _carried(self.stack)
+        yield from _workers(self.stack)
+        if self.redis != "none":
+            up = GaugeMetricFamily("flotilla_redis_up", "1 while this balancer reaches Redis.")
+            up.add_metric([], self.redis == "ok")
+            yield up
+
+
+def _states(nodes: list[Node]) -> Iterator[Metric]:
+    state = GaugeMetricFamily("flotilla_node_state", "1 for the state that the node is in.", labels=["node", "state"])
+    for node in nodes:
+        for each in State:
+            state.add_metric([node.name, each], node.state is each)
+    yield state
+
+
+def _said_by_nodes(nodes: list[Node]) -> Iterator[Metric]:
+    info = InfoMetricFamily("flotilla_node", "Facts about the node.", labels=["node"])
+    gauges = {
+        "connections": GaugeMetricFamily("flotilla_node_connections", "Clients of the node.", labels=["node"]),
+        "users": GaugeMetricFamily("flotilla_node_users", "Users registered on the node.", labels=["node"]),
+        "memory": GaugeMetricFamily("flotilla_node_memory_bytes", "Resident memory of the node.", labels=["node"]),
+        "cpu": GaugeMetricFamily("flotilla_node_cpu_ratio", "CPU of the node, 1 is one core.", labels=["node"]),
+        "lag": GaugeMetricFamily("flotilla_node_loop_lag_seconds", "Delay of its event loop.", labels=["node"]),
+        "uptime": GaugeMetricFamily("flotilla_node_uptime_seconds", "Since the node started.", labels=["node"]),
+    }
+    messages = CounterMetricFamily(
+        "flotilla_node_messages", "Socket.IO events of the node.", labels=["node", "direction"]
+    )
+    for node in nodes:
+        record = node.record
+        facts = {"host": node.host, "port": str(node.port), "path": str(node.path)}
+        if record is not None:
+            facts |= {"version": record.version, "incarnation": record.incarnation, "pid": str(record.pid)}
+            gauges["connections"].add_metric([node.name], record.connections)
+            gauges["users"].add_metric([node.name], record.users)
+            gauges["memory"].add_metric([node.name], record.memory_bytes)
+            gauges["cpu"].add_metric([node.name], record.cpu_percent / 100)
+            gauges["lag"].add_metric([node.name], record.loop_lag_ms / 1000)
+            gauges["uptime"].add_metric([node.name], record.uptime_s)
+            messages.add_metric([node.name, "in"], record.messages_in)
+            messages.add_metric([node.name, "out"], record.messages_out)
+        info.add_metric([node.name], facts)
+    yield info
+    yield from gauges.values()
+    yield messages
+
+
+def _carried(stack: Stack) -> Iterator[Metric]:
+    exchanges = CounterMetricFamily(
+        "flotilla_exchanges", "HTTP exchanges that the node answered, by class of status.", labels=["node", "class"]
+    )
+    transferred = CounterMetricFamily("flotilla_tunnel_bytes", "Bytes of ended tunnels.", labels=["node", "direction"])
+    opened = GaugeMetricFamily("flotilla_tunnels_open", "WebSockets that the balancer carries now.", labels=["node"])
+    failures = CounterMetricFamily(
+        "flotilla_connect_failures", "Connections to the node that were refused or late.", labels=["node"]
+    )
+    tunnels = CounterMetricFamily("flotilla_tunnels", "WebSockets ever carried.", labels=["node"])
+    seconds = CounterMetricFamily("flotilla_tunnel_seconds", "Duration of ended WebSockets.", labels=["node"])
+    rejected = CounterMetricFamily("flotilla_rejected", "Requests that the balancer turned away.", labels=["reason"])
+    for node, counts in stack.totals.nodes.items():
+        for name, count in zip(STATUS_CLASSES, counts.exchanges, strict=True):
+            exchanges.add_metric([node, name], count)
+        transferred.add_metric([node, "from_client"], counts.bytes_from_client)
+        transferred.add_metric([node, "from_node"], counts.bytes_from_node)
+        opened.add_metric([node], counts.tunnels_open)
+        failures.add_metric([node], counts.connect_failures)
+        tunnels.add_metric([node], counts.tunnels)
+        seconds.add_metric([node], counts.tunnel_seconds)
+    for reason, count in stack.totals.rejected.items():
+        rejected.add_metric([reason], count)
+    yield from (exchanges, transferred, opened, failures, tunnels, seconds, rejected)
+
+
+def _workers(stack: Stack) -> Iterator[Metric]:
+    cpu = CounterMetricFamily("flotilla_worker_cpu_seconds", "CPU time, user and system.", labels=["worker", "pid"])
+    memory = GaugeMetricFamily("flotilla_worker_memory_bytes", "Resident memory.", labels=["worker", "pid"])
+    lag = GaugeMetricFamily("flotilla_worker_loop_lag_seconds", "Delay of its event loop.", labels=["worker", "pid"])
+    uptime = GaugeMetricFamily("flotilla_worker_uptime_seconds", "Since the worker started.", labels=["worker", "pid"])
+    for worker in stack.workers:
+        labels = [str(worker.index), str(worker.pid)]
+        cpu.add_metric(labels, worker.cpu_seconds)
+        memory.add_metric(labels, worker.memory_bytes)
+        lag.add_metric(labels, worker.loop_lag_s)
+        uptime.add_metric(labels, worker.uptime_s)
+    yield from (cpu, memory, lag, uptime)

@@ -1,0 +1,151 @@
+"""`python -m lb status`: asks the admin address of a running stack and prints its nodes as a table."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from cluster.config import Config, Endpoint
+from cluster.errors import StartError
+from cluster.host import reached_at
+from cluster.member import State
+
+TIMEOUT_S = 5.0
+MOST_BYTES = 16 * 2**20
+
+_COLUMNS = ("NODE", "ADDRESS", "STATE", "CLIENTS", "USERS", "IN", "OUT", "CPU", "MEMORY", "LAG", "UPTIME", "PATH")
+_RIGHT = frozenset({"CLIENTS", "USERS", "IN", "OUT", "CPU", "MEMORY", "LAG", "UPTIME"})
+_UNKNOWN = "-"
+_ALIEN = "what answers at {} (lb.admin) is not Flotilla's admin API; allowed: the address of a running stack"
+
+
+def show_status(config: Config) -> int:
+    """Print the table of the stack whose admin address is `config.lb.admin`; return the exit status.
+
+    0: somebody answered, whatever the state of the nodes.  1: nobody did, and one line on standard error says so.
+    """
+    address = Endpoint(reached_at(config.lb.admin.host), config.lb.admin.port)
+    try:
+        nodes = _ask(address)
+    except StartError as exc:
+        sys.stderr.write(f"{exc}\n")
+        return exc.exit_code
+    sys.stdout.write("\n".join([*table(nodes), summary(nodes)]) + "\n")
+    return 0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One node as `GET /api/nodes` shows it; None is what nobody knows."""
+
+    name: str
+    host: str
+    port: int
+    state: str
+    reason: str
+    path: str
+    connections: int
+    users: int | None
+    messages_in: int | None
+    messages_out: int | None
+    cpu_percent: float | None
+    memory_bytes: int | None
+    loop_lag_ms: float | None
+    uptime_s: float | None
+
+    @classmethod
+    def read(cls, raw: Mapping[str, Any]) -> Shown:
+        """Raise KeyError if a field is missing.  Fields that we do not know are a newer stack's, and ignored."""
+        values = {each.name: raw[each.name] for each in fields(cls)}
+        # What a node says of itself must not drive the terminal.
+        return cls(**{name: _printable(value) if isinstance(value, str) else value for name, value in values.items()})
+
+    def cells(self) -> tuple[str, ...]:
+        return (
+            self.name,
+            str(Endpoint(self.host, self.port)),
+            self.state,
+            _number(self.connections),
+            _number(self.users),
+            _number(self.messages_in),
+            _number(self.messages_out),
+            _number(self.cpu_percent, "%"),
+            _UNKNOWN if self.memory_bytes is None else f"{self.memory_bytes / 2**20:.1f} MiB",
+            _number(self.loop_lag_ms, " ms"),
+            duration(self.uptime_s),
+            self.path,
+        )
+
+
+def table(nodes: Sequence[Shown]) -> list[str]:
+    """Return the lines of the table of `nodes`."""
+    rows = [_COLUMNS, *(node.cells() for node in nodes)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    # Why a node gets no clients is a sentence, and stands behind the columns.
+    reasons = ["", *("" if node.state == State.READY else f"  {node.reason}" for node in nodes)]
+    return [(_aligned(row, widths) + reason).rstrip() for row, reason in zip(rows, reasons, strict=True)]
+
+
+def summary(nodes: Sequence[Shown]) -> str:
+    """Return one line that counts nodes by state, and clients."""
+    states = Counter(node.state for node in nodes)
+    counted = ", ".join(f"{count} {state}" for state, count in states.most_common()) or "none"
+    clients = sum(node.connections for node in nodes)
+    return (
+        f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}: {counted}; {clients} client{'' if clients == 1 else 's'}"
+    )
+
+
+def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = (
+        cell.rjust(width) if name in _RIGHT else cell.ljust(width)
+        for name, cell, width in zip(_COLUMNS, row, widths, strict=True)
+    )
+    return "  ".join(cells)
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    return _UNKNOWN if value is None else f"{value:.0f}{unit}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return `seconds` as people say it, in its two largest units: 3d 4h, 2m 5s."""
+    if seconds is None:
+        return _UNKNOWN
+    left, parts = int(seconds), []
+    for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or parts or unit == "s":
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2])
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def _ask(address: Endpoint) -> list[Shown]:
+    """Return the nodes that the stack at `address` shows.  Raises StartError, one line, if that is not to be had."""
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT_S)
+    try:
+        connection.request("GET", "/api/nodes")
+        answer = connection.getresponse()
+        body = answer.read(MOST_BYTES)
+    except TimeoutError:
+        raise StartError(f"no answer at {address} (lb.admin) within {TIMEOUT_S:g} s") from None
+    except OSError as exc:
+        reason = (exc.strerror or str(exc)).lower()
+        raise StartError(f"nobody answers at {address} (lb.admin): {reason}; is the stack running?") from None
+    except http.client.HTTPException:
+        raise StartError(_ALIEN.format(address)) from None
+    finally:
+        connection.close()
+    try:
+        return [Shown.read(node) for node in json.loads(body)["nodes"]]
+    except (ValueError, LookupError, TypeError):
+        raise StartError(_ALIEN.format(address)) from None
