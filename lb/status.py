@@ -25,16 +25,11 @@ _ALIEN = "what answers at {} (lb.admin) is not Flotilla's admin API; allowed: th
 
 
 def show_status(config: Config) -> int:
-    """Print the table of the stack whose admin address is `config.lb.admin`; return the exit status.
+    """Print the table of the stack whose admin address is `config.lb.admin`; return exit status 0, as somebody answered.
 
-    0: somebody answered, whatever the state of the nodes.  1: nobody did, and one line on standard error says so.
+    Raises StartError, one readable line, when nobody does, or something else than a stack.
     """
-    address = Endpoint(reached_at(config.lb.admin.host), config.lb.admin.port)
-    try:
-        nodes = _ask(address)
-    except StartError as exc:
-        sys.stderr.write(f"{exc}\n")
-        return exc.exit_code
+    nodes = _ask(Endpoint(reached_at(config.lb.admin.host), config.lb.admin.port))
     sys.stdout.write("\n".join([*table(nodes), summary(nodes)]) + "\n")
     return 0
 
@@ -61,9 +56,12 @@ class Shown:
     @classmethod
     def read(cls, raw: Mapping[str, Any]) -> Shown:
         """Raise KeyError if a field is missing.  Fields that we do not know are a newer stack's, and ignored."""
-        values = {each.name: raw[each.name] for each in fields(cls)}
-        # What a node says of itself must not drive the terminal.
-        return cls(**{name: _printable(value) if isinstance(value, str) else value for name, value in values.items()})
+        values: dict[str, Any] = {}
+        for each in fields(cls):
+            value = raw[each.name]
+            # What a node says of itself must not drive the terminal.
+            values[each.name] = _printable(value) if isinstance(value, str) else value
+        return cls(**values)
 
     def cells(self) -> tuple[str, ...]:
         return (
@@ -109,6 +107,10 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cells)
 
 
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+
+
 def _number(value: float | None, unit: str = "") -> str:
     return _UNKNOWN if value is None else f"{value:.0f}{unit}"
 
@@ -117,7 +119,8 @@ def duration(seconds: float | None) -> str:
     """Return `seconds` as people say it, in its two largest units: 3d 4h, 2m 5s."""
     if seconds is None:
         return _UNKNOWN
-    left, parts = int(seconds), []
+    left = int(seconds)
+    parts: list[str] = []
     for unit, size in (("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)):
         count, left = divmod(left, size)
         if count or parts or unit == "s":
