@@ -1,0 +1,162 @@
+"""What a benchmark reads from the system: CPU time and memory of processes (proc(5)), and on which machine it ran."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class BenchmarkError(Exception):
+    """The benchmark cannot run or its result means nothing; the text is for the user."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory of some processes in KiB.  PSS counts a shared page in parts, RSS counts it whole in each process."""
+
+    pss_kib: int
+    rss_kib: int
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Several measurements of one thing."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(statistics.median(values), min(values), max(values))
+
+
+def family(pid: int) -> list[int]:
+    """Return `pid` and all its descendants.  Raises BenchmarkError if there is no such process."""
+    _proc(pid, "stat")
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                children.setdefault(int(_after_command(int(entry.name))[1]), []).append(int(entry.name))
+            except BenchmarkError:
+                continue  # it ended meanwhile, so it is nobody's child
+    found = [pid]
+    for parent in found:
+        found += children.get(parent, [])
+    return found
+
+
+def cpu_s(pids: Sequence[int]) -> float:
+    """Return the CPU time, user + system, that these processes have used; exact to a clock tick each (10 ms)."""
+    return sum(_ticks(pid) for pid in pids) / _TICKS_PER_S
+
+
+def memory(pids: Sequence[int]) -> Memory:
+    """Return the memory of these processes.  Raises BenchmarkError if one is gone."""
+    fields: dict[str, int] = {"Pss": 0, "Rss": 0}
+    for pid in pids:
+        for line in _proc(pid, "smaps_rollup").splitlines():
+            name, _, value = line.partition(":")
+            if name in fields:
+                fields[name] += int(value.split()[0])
+    return Memory(fields["Pss"], fields["Rss"])
+
+
+def machine() -> dict[str, str]:
+    """Return what a figure is worthless without: machine, versions, commit, date."""
+    models = [line for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines() if line.startswith("model name")]
+    model = models[0].partition(":")[2].strip() if models else platform.machine()
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{len(os.sched_getaffinity(0))} × {model}, {platform.system()} {platform.release()}",
+        "python": f"{platform.python_version()}, uvloop {_version('uvloop')}, aiohttp {_version('aiohttp')}",
+        "commit": _commit(),
+    }
+
+
+def version_of(command: Sequence[str]) -> str:
+    """Return the last line that a program's version option prints."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except OSError as exc:
+        raise BenchmarkError(f"{command[0]} cannot be started: {exc.strerror}") from None
+    return (done.stdout + done.stderr).strip().rpartition("\n")[2]
+
+
+def allow_descriptors(needed: int) -> None:
+    """Let this process, and those that it starts, open `needed` files each.  Raises BenchmarkError if they may not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if needed > hard:
+        raise BenchmarkError(
+            f"{needed} open files are needed and {hard} are allowed; use fewer connections, or raise ulimit -Hn"
+        )
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return uvloop's event loop where it is installed, else asyncio's."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory()
+
+
+def check_platform() -> None:
+    """Raise BenchmarkError where there is no proc(5) to read."""
+    if sys.platform != "linux":
+        raise BenchmarkError(f"CPU time and memory are read from /proc, which {sys.platform} does not have; use Linux")
+
+
+def _ticks(pid: int) -> int:
+    fields = _after_command(pid)
+    return int(fields[11]) + int(fields[12])  # utime, stime
+
+
+def _after_command(pid: int) -> list[str]:
+    # From field 3 on: the command in field 2 may hold spaces and parentheses.
+    return _proc(pid, "stat").rpartition(")")[2].split()
+
+
+def _proc(pid: int, name: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_text(encoding="utf-8", errors="replace")
+    except OSError as exc:
+        raise BenchmarkError(f"/proc/{pid}/{name} cannot be read: {exc.strerror}") from None
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True, timeout=20
+        ).stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "--short=12", "HEAD") + (" and uncommitted changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return f"not a git checkout; flotilla {_version('flotilla')}"

@@ -1,0 +1,204 @@
+"""Start the echo backend, nginx and Flotilla on loopback, each with one worker, and end them again.
+
+Everything lives in one temporary directory and in processes that we started ourselves; an nginx that this machine may
+run already is never touched.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.measure import ROOT, BenchmarkError
+
+START_S = 20.0
+STOP_S = 15.0
+POLL_S = 0.02
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Something that echoes WebSocket messages on a port of loopback; `pid` and its descendants do the work."""
+
+    name: str
+    port: int
+    pid: int
+
+
+@contextmanager
+def echo_backend(directory: Path, wsecho: str | None) -> Iterator[Peer]:
+    """Run the server behind the balancers: ours, or the `wsecho` program that is given."""
+    port = free_port()
+    command = [wsecho, str(port)] if wsecho else [sys.executable, "-m", "benchmarks.echo", str(port)]
+    with _running("echo", command, port, directory) as peer:
+        yield peer
+
+
+@contextmanager
+def nginx(directory: Path, program: str, backend: Peer, connections: int) -> Iterator[Peer]:
+    """Run nginx as its manual configures it for WebSockets, in front of `backend`."""
+    port = free_port()
+    prefix = directory / "nginx"
+    prefix.mkdir()
+    config = prefix / "nginx.conf"
+    config.write_text(nginx_config(port, backend.port, connections), encoding="utf-8")
+    # `-e`: before it has read its configuration nginx would write to its built-in log, which may be another's.
+    command = [program, "-p", str(prefix), "-e", str(prefix / "error.log"), "-c", str(config)]
+    with _running("nginx", command, port, prefix) as peer:
+        yield peer
+    shutil.rmtree(prefix)
+
+
+def nginx_config(port: int, backend_port: int, connections: int) -> str:
+    """Return an nginx configuration: one worker, no logs, no buffering, quiet WebSockets live."""
+    # Each tunnel takes two connections, and nginx closes idle ones when less than a sixteenth of its table is free.
+    return f"""\
+daemon off;
+worker_processes 1;
+pid nginx.pid;
+error_log error.log warn;
+events {{ worker_connections {3 * connections + 100}; }}
+http {{
+    access_log off;
+    client_body_temp_path body;
+    proxy_temp_path proxy;
+    fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi;
+    scgi_temp_path scgi;
+    map $http_upgrade $connection_upgrade {{ default upgrade; "" ""; }}
+    upstream backend {{ server 127.0.0.1:{backend_port}; keepalive 32; }}
+    server {{
+        listen 127.0.0.1:{port} backlog=4096;
+        location / {{
+            proxy_pass http://backend;
+            proxy_http_version 1.1;
+            proxy_set_header Host $host;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header Connection $connection_upgrade;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_buffering off;
+            proxy_read_timeout 1h;
+            proxy_send_timeout 1h;
+        }}
+    }}
+}}
+"""
+
+
+@contextmanager
+def flotilla(directory: Path, backend: Peer) -> Iterator[Peer]:
+    """Run our balancer in front of `backend`, as `python -m lb` does for anybody."""
+    port = free_port()
+    base = directory / "flotilla"
+    base.mkdir()
+    config = base / "config.yaml"
+    config.write_text(flotilla_config(port, free_port(), backend.port), encoding="utf-8")
+    with _running("flotilla", [sys.executable, "-m", "lb", "--config", str(config)], port, base) as peer:
+        yield peer
+    shutil.rmtree(base)
+
+
+def flotilla_config(port: int, admin_port: int, backend_port: int) -> str:
+    """Return a configuration of ours: one worker, no Redis, one static node, probed over HTTP."""
+    sections = {
+        "redis": "none",
+        "lb": {
+            "listen": f"127.0.0.1:{port}",
+            "admin": f"127.0.0.1:{admin_port}",
+            "workers": 1,
+            "health": {"http_path": "/", "websocket_path": ""},
+        },
+        "nodes": {"local": 0, "discover": False, "static": [f"http://127.0.0.1:{backend_port}"]},
+        "log": {"level": "warning"},
+    }
+    return json.dumps(sections, indent=2)  # JSON is YAML
+
+
+def free_port() -> int:
+    """Return a port of loopback that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def environment() -> dict[str, str]:
+    """Return the environment in which a process of this checkout finds its modules, wherever it runs."""
+    known = os.environ.get("PYTHONPATH")
+    return os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{known}" if known else str(ROOT)}
+
+
+@contextmanager
+def _running(name: str, command: Sequence[str], port: int, directory: Path) -> Iterator[Peer]:
+    """Run `command` until the block ends.  Raises BenchmarkError unless it answers on `port` in time."""
+    output = directory / f"{name}.output"
+    with output.open("wb") as sink, _ended(_start(command, sink.fileno(), directory, environment())) as process:
+        _await_answer(name, process, port, output)
+        yield Peer(name, port, process.pid)
+
+
+def _start(command: Sequence[str], sink: int, directory: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            command,
+            cwd=directory,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            # Ctrl-C on the terminal must not reach it before we have read its last figures.
+            start_new_session=True,
+        )
+    except OSError as exc:
+        raise BenchmarkError(f"{command[0]} cannot be started: {exc.strerror}") from None
+
+
+@contextmanager
+def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            # Its session is ours alone, so this cannot hit anybody else.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _await_answer(name: str, process: subprocess.Popen[bytes], port: int, output: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if (status := process.poll()) is not None:
+            raise BenchmarkError(f"{name} ended with status {status}:\n{_last_lines(output)}")
+        if _answers(port):
+            return
+        time.sleep(POLL_S)
+    raise BenchmarkError(f"{name} does not answer with 200 after {START_S:g} s:\n{_last_lines(output)}")
+
+
+def _answers(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _last_lines(output: Path) -> str:
+    return "\n".join(output.read_text(encoding="utf-8", errors="replace").splitlines()[-20:])
