@@ -25,7 +25,7 @@ _ALIEN = "what answers at {} (lb.admin) is not Flotilla's admin API; allowed: th
 
 
 def show_status(config: Config) -> int:
-    """Print the table of the stack whose admin address is `config.lb.admin`; return exit status 0, as somebody answered.
+    """Print the nodes of the stack that answers at `config.lb.admin`, and return 0.
 
     Raises StartError, one readable line, when nobody does, or something else than a stack.
     """
