@@ -89,6 +89,8 @@ class Child:
     """Why it ended last."""
     was_ready: bool = False
     """Whether it ever was."""
+    is_hopeless: bool = False
+    """It was given up because it would fail the same way again."""
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _hurry: asyncio.Event = field(default_factory=asyncio.Event)
     _turn: asyncio.Event = field(default_factory=asyncio.Event)
@@ -136,6 +138,7 @@ class Child:
         """Return the delay before its next start in seconds, or None if there shall be none."""
         self.reason = end.reason
         now = asyncio.get_running_loop().time()
+        self.is_hopeless = end.hopeless
         if end.hopeless:
             log.error("child given up: it would fail the same way again", extra=self._facts(end))
             return None
@@ -263,10 +266,9 @@ class _PipeReader(asyncio.Protocol):
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._readers = readers
         self._lines = LineSplitter()
-        self._transport: asyncio.ReadTransport | None = None
+        self._transport: asyncio.BaseTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.ReadTransport)
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:

@@ -42,6 +42,7 @@ class Output:
         self._width = 0
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
+        self._writing = False
         self._closed = False
         self._change = threading.Condition()
         self._thread = threading.Thread(target=self._write_all, name="output", daemon=True)
@@ -64,9 +65,14 @@ class Output:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
         with self._change:
             self._closed = True
-            self._change.notify()
+            self._change.notify_all()
         # Whoever reads us may have stopped: what is not taken by then is lost.
         self._thread.join(FLUSH_S)
+
+    def flush(self) -> None:
+        """Wait until everything is written, but no longer than FLUSH_S."""
+        with self._change:
+            self._change.wait_for(lambda: not self._waiting and not self._writing, FLUSH_S)
 
     def line(self, process: str, text: str) -> None:
         """Write one line of `process`: as it is if it is JSON and we write JSON, else with its name."""
@@ -100,7 +106,7 @@ class Output:
                 return
             self._waiting.append(data)
             self._waiting_bytes += len(data)
-            self._change.notify()
+            self._change.notify_all()
 
     def _write_all(self) -> None:
         while True:
@@ -111,11 +117,14 @@ class Output:
                 lines, lost = list(self._waiting), self.lost
                 self._waiting.clear()
                 self._waiting_bytes = self.lost = 0
+                self._writing = True
             if lost:
                 lines.append(self._as_text("output", f"{lost} lines were lost: their reader is too slow\n").encode())
-            if not self._write(b"".join(lines)):
-                with self._change:
-                    self.lost += len(lines)
+            written = self._write(b"".join(lines))
+            with self._change:
+                self.lost += 0 if written else len(lines)
+                self._writing = False
+                self._change.notify_all()
 
     def _write(self, data: bytes) -> bool:
         """Write all of `data`; False if nobody takes it (closed pipe, full disk, terminal gone)."""

@@ -1,0 +1,50 @@
+"""The start-up picture: what listens where, which page to open, how to stop it.  Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster.config import Config, Endpoint
+
+_WILDCARDS = ("0.0.0.0", "::", "")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the configuration alone does not tell."""
+
+    version: str
+    listen: Endpoint
+    """Where it really listens: the configured port may be 0."""
+    admin: Endpoint
+    nodes: Sequence[str]
+    redis: str
+    not_ready: Sequence[str] = ()
+    """One line for each child that does not serve (yet), with the reason."""
+
+
+def banner(config: Config, facts: Facts) -> str:
+    """Return the picture as lines of text."""
+    rows = [("open", _page(facts.listen)), ("admin", f"{url(facts.admin)}   (python -m lb status)")]
+    if facts.nodes:
+        rows.append(("nodes", f"{' '.join(facts.nodes)}   app {config.nodes.app}"))
+    if config.nodes.static:
+        rows.append(("static", " ".join(config.nodes.static)))
+    rows += [("redis", facts.redis), ("stop", "Ctrl-C")]
+    rows += [("not ready", reason) for reason in facts.not_ready]
+    width = max(len(name) for name, _ in rows) + 3
+    return "\n".join(
+        [f"Flotilla {facts.version}   cluster {config.cluster}", *(f"  {name:{width}}{text}" for name, text in rows)]
+    )
+
+
+def url(endpoint: Endpoint) -> str:
+    """Return the URL at which a browser on this host reaches what listens on `endpoint`."""
+    host = "localhost" if endpoint.host in _WILDCARDS else endpoint.host
+    return f"http://{Endpoint(host, endpoint.port)}/"
+
+
+def _page(endpoint: Endpoint) -> str:
+    hint = f"   (listens on {endpoint})" if endpoint.host in _WILDCARDS else ""
+    return url(endpoint) + hint

@@ -1,0 +1,66 @@
+"""`python -m lb check`: say what would run, or everything that stands against it, and run nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cluster import descriptors, embedded
+from cluster.config import EMBEDDED, Config
+from cluster.config_file import Loaded, load
+from cluster.errors import StartError, UsageError
+from cluster.redis_link import without_password
+from lb.preflight import app_problem
+
+
+def check(file: Path | None) -> int:
+    """Print `ok` and what would run, or each problem on a line; return the exit status.  Raises ConfigError."""
+    loaded = load(file)
+    problems = list(_problems(loaded))
+    if problems:
+        sys.stderr.write("\n".join(problems) + "\n")
+        return UsageError.exit_code
+    sys.stdout.write("\n".join(["ok", *summary(loaded)]) + "\n")
+    return 0
+
+
+def summary(loaded: Loaded) -> Iterator[str]:
+    """Yield a line for each thing that would run."""
+    config = loaded.config
+    rows = {
+        "config": str(loaded.file or "built-in defaults"),
+        "listen": str(config.lb.listen),
+        "admin": str(config.lb.admin),
+        "workers": str(config.lb.workers),
+        "redis": without_password(config.redis),
+        "nodes": _nodes(config),
+        "static": " ".join(config.nodes.static) or "none",
+    }
+    for name, text in rows.items():
+        yield f"  {name:10}{text}"
+
+
+def _nodes(config: Config) -> str:
+    if not config.nodes.local:
+        return "none on this host"
+    ports = " ".join(map(str, config.local_ports))
+    return f"{config.nodes.local} on {config.nodes.host}, ports {ports}   app {config.nodes.app}"
+
+
+def _problems(loaded: Loaded) -> Iterator[str]:
+    """Yield what the file itself does not tell: limits, packages and the application of this very host."""
+    config = loaded.config
+    yield from _raised(lambda: descriptors.check_connections(config))
+    if config.redis == EMBEDDED:
+        yield from _raised(embedded.binary)
+    if config.nodes.local and (problem := asyncio.run(app_problem(loaded.file, loaded.base))):
+        yield problem
+
+
+def _raised(question: Callable[[], object]) -> Iterator[str]:
+    try:
+        question()
+    except (StartError, UsageError) as exc:
+        yield str(exc)

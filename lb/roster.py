@@ -1,0 +1,113 @@
+"""What a stack runs: the command line of each worker and each node.
+
+Children read the *resolved* configuration in the run directory, never the user's file, which may have changed
+meanwhile.  Each resolved file stays as it is: a child that is started again runs what it ran before, also in the middle
+of a reload.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.child import Spec
+from cluster.config import EMBEDDED, NO_REDIS, Config, Endpoint, Lb
+from cluster.errors import StartError
+from cluster.host import slot_name
+from cluster.listening import listen
+from cluster.rundir import RunDir
+
+STOP_MARGIN_S = 5.0
+"""What a child gets beyond its drain time before it is killed."""
+
+
+@dataclass(frozen=True)
+class Doors:
+    """The listening sockets, which the supervisor holds and its workers inherit."""
+
+    public: socket.socket
+    admin: socket.socket
+
+    @classmethod
+    def open(cls, lb: Lb) -> Doors:
+        """Listen where `lb` says.  Raises StartError."""
+        public = listen(lb.listen, "lb.listen")
+        try:
+            return cls(public, listen(lb.admin, "lb.admin"))
+        except StartError:
+            public.close()
+            raise
+
+    @property
+    def listen(self) -> Endpoint:
+        """Where clients come in: the configured port may be 0."""
+        return _endpoint(self.public)
+
+    @property
+    def admin_at(self) -> Endpoint:
+        return _endpoint(self.admin)
+
+    def close(self) -> None:
+        self.public.close()
+        self.admin.close()
+
+
+@dataclass(frozen=True)
+class Roster:
+    """The children that one resolved configuration asks for."""
+
+    config: Config
+    base: Path
+    """Directory of the user's file: modules are found beside it."""
+    run_dir: RunDir
+    file: Path
+    """The resolved configuration."""
+
+    @classmethod
+    def write(cls, config: Config, base: Path, run_dir: RunDir, number: int) -> Roster:
+        """Write `config`, which must be resolved, for its children to read.  Raises OSError."""
+        name = f"config.resolved.{number}.yaml" if number else "config.resolved.yaml"
+        # JSON is YAML.
+        return cls(config, base, run_dir, run_dir.write_private(name, json.dumps(config.dumped(), indent=1)))
+
+    def node_name(self, port: int) -> str:
+        private = self.config.redis in (EMBEDDED, NO_REDIS) or self.config.redis.startswith("unix:")
+        return slot_name(port, private_redis=private)
+
+    def worker(self, index: int, doors: Doors) -> Spec:
+        """Return how to run the balancer worker `index`, which accepts at `doors`."""
+        fds = (doors.public.fileno(), doors.admin.fileno())
+        options = {"--index": index, "--listen-fd": fds[0], "--admin-fd": fds[1]}
+        return Spec(
+            name=f"worker-{index}",
+            argv=self._command("lb", "worker", options),
+            pass_fds=fds,
+            stop_within_s=self.config.lb.drain_s + STOP_MARGIN_S,
+            facts={"kind": "worker"},
+        )
+
+    def node(self, port: int) -> Spec:
+        """Return how to run the node on `port`."""
+        nodes = self.config.nodes
+        name = self.node_name(port)
+        return Spec(
+            name=name,
+            argv=self._command("node", None, {"--port": port, "--name": name}),
+            lifeline=not nodes.outlive_supervisor,
+            stop_within_s=nodes.drain_s + STOP_MARGIN_S,
+            facts={"kind": "node", "port": port},
+        )
+
+    def _command(self, module: str, command: str | None, options: Mapping[str, object]) -> tuple[str, ...]:
+        every = {"--config": self.file, "--base": self.base, "--run-dir": self.run_dir.path, **options}
+        head = (sys.executable, "-m", module, *([command] if command else []))
+        return (*head, *(str(word) for option in every.items() for word in option))
+
+
+def _endpoint(bound: socket.socket) -> Endpoint:
+    host, port, *_ = bound.getsockname()
+    return Endpoint(host, port)
