@@ -1,0 +1,184 @@
+"""Who is this client, and where does it belong?  Pure.
+
+Three things can tell, in this order: the Engine.IO sid in the query names the node that has the session; the signed
+cookie names the node that had the client before; the client's address, masked, gives everybody behind it a stable
+choice.  The first names where the client *is*; the other two only place a new session.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+from cluster.config import Config, Cookie
+from cluster.tag import mac, slot_of
+
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_PURPOSE = "cookie"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What a request says of where its client belongs."""
+
+    sid: bool
+    """It belongs to a session, whether or not the sid names a node."""
+    session: str | None
+    """The slot that the sid names, verified."""
+    cookie: str | None
+    """The slot that the cookie names, verified."""
+    address: str
+    """The masked address: what rendezvous hashing is over."""
+
+
+def slot_in_query(target: str, secret: bytes) -> tuple[bool, str | None]:
+    """Return whether the request target has a `sid`, and the slot that it names, if it is one of ours."""
+    _, _, query = target.partition("?")
+    if "sid=" not in query:
+        return False, None
+    for pair in query.partition("#")[0].split("&"):
+        name, _, value = pair.partition("=")
+        if name == "sid":
+            sid = unquote(value) if "%" in value else value
+            return True, slot_of(sid, secret) if sid.isascii() else None
+    return False, None
+
+
+def cookie_value(slot: str, secret: bytes) -> str:
+    """Return the value of the cookie that names `slot`."""
+    return f"{slot}.{mac(_PURPOSE, slot, secret)}"
+
+
+def slot_in_cookies(headers: Iterable[bytes], name: str, secret: bytes) -> str | None:
+    """Return the slot that the first valid cookie `name` names; `headers` are the values of Cookie (RFC 6265 5.4)."""
+    prefix = f"{name}=".encode()
+    for header in headers:
+        if prefix not in header:
+            continue
+        for pair in header.split(b";"):
+            pair = pair.strip()
+            if pair.startswith(prefix) and (slot := _verified(pair[len(prefix) :], secret)) is not None:
+                return slot
+    return None
+
+
+def _verified(value: bytes, secret: bytes) -> str | None:
+    slot, _, given = value.strip(b'"').decode("latin-1").rpartition(".")
+    # A node of another make may be called after its address, which is no slot; its cookie is signed all the same.
+    if not slot.isascii() or len(slot) > _MOST_SLOT:
+        return None
+    expected = mac(_PURPOSE, slot, secret)
+    return slot if hmac.compare_digest(given.encode(), expected.encode()) else None
+
+
+_MOST_SLOT = 255
+
+
+def set_cookie(name: str, attributes: Cookie, slot: str, secret: bytes) -> str:
+    """Return the value of the Set-Cookie header that sticks a client to `slot` (RFC 6265 4.1)."""
+    parts = [f"{name}={cookie_value(slot, secret)}", "Path=/", "HttpOnly", f"SameSite={attributes.same_site.title()}"]
+    if attributes.secure:
+        parts.append("Secure")
+    return "; ".join(parts)
+
+
+def parse_address(text: str) -> IPAddress | None:
+    """Read an address as X-Forwarded-For may give it: with a port, in brackets, IPv4 mapped into IPv6."""
+    text = text.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
+
+def canonical(address: str) -> str:
+    """Return `address` as everybody writes it; what is none, unchanged."""
+    return str(parse_address(address) or address)
+
+
+@dataclass(frozen=True)
+class TrustedProxies:
+    """Whose X-Forwarded-For we believe (`lb.trusted_proxies`)."""
+
+    networks: tuple[IPNetwork, ...] = ()
+
+    @classmethod
+    def of(cls, networks: Sequence[str]) -> TrustedProxies:
+        return cls(tuple(ipaddress.ip_network(network, strict=False) for network in networks))
+
+    def __contains__(self, address: IPAddress | None) -> bool:
+        return address is not None and any(address in network for network in self.networks)
+
+    def client_of(self, peer: str, forwarded_for: Sequence[bytes]) -> str:
+        """Return the client's address: the peer's, or if that is trusted the rightmost one that is not.
+
+        Each proxy appends whom it saw, so from the right every entry is as good as the proxy that wrote it.  What
+        cannot be read ends the walk: the last address that could be is the client.
+        """
+        seen = parse_address(peer)
+        if not self.networks or seen not in self:
+            return str(seen or peer)
+        entries = b",".join(forwarded_for).decode("latin-1").split(",")
+        for entry in reversed(entries):
+            address = parse_address(entry)
+            if address is None:
+                break
+            seen = address
+            if address not in self:
+                break
+        return str(seen)
+
+
+def masked(address: str) -> str:
+    """Return the network that stands for a client: /32 of IPv4; /64 of IPv6, in which a host may change."""
+    parsed = parse_address(address)
+    if parsed is None:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    return str(ipaddress.IPv6Address(int(parsed) >> 64 << 64))
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """Reads from a request who its client is, by one cluster's secret and one configuration."""
+
+    secret: bytes
+    cookie_name: str
+    proxies: TrustedProxies
+    cookies: bool
+    """Whether the cookie counts (`lb.stickiness: cookie`)."""
+
+    @classmethod
+    def of(cls, config: Config) -> Recogniser:
+        return cls(
+            secret=config.secret.encode(),
+            cookie_name=config.cookie_name,
+            proxies=TrustedProxies.of(config.lb.trusted_proxies),
+            cookies=config.lb.stickiness == "cookie",
+        )
+
+    def trusts(self, peer: str) -> bool:
+        """Tell whether what `peer` says in X-Forwarded headers counts."""
+        return bool(self.proxies.networks) and parse_address(peer) in self.proxies
+
+    def recognise(self, target: str, cookies: Sequence[bytes], peer: str, forwarded_for: Sequence[bytes]) -> Client:
+        """Return what the request with this target and these header values says of its client."""
+        sid, session = slot_in_query(target, self.secret)
+        return Client(
+            sid=sid,
+            session=session,
+            cookie=slot_in_cookies(cookies, self.cookie_name, self.secret) if self.cookies and cookies else None,
+            address=masked(self.proxies.client_of(peer, forwarded_for)),
+        )

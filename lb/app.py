@@ -1,0 +1,130 @@
+"""A balancer worker, put together: `python -m lb worker`, which the supervisor starts on the sockets that it holds."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import socket
+import time
+from dataclasses import dataclass
+
+import setproctitle
+from aiohttp import web
+
+from cluster import lifecycle, logs
+from cluster.config_file import Loaded
+from cluster.errors import StartError
+from cluster.member import State
+from cluster.rundir import RunDir
+from lb.admin import admin_app
+from lb.discovery import Discovery
+from lb.front import Front
+from lb.health import Health
+from lb.limits import connection_limit
+from lb.metrics import Metrics
+from lb.pool import Change, Node, Pool
+from lb.reports import Reports
+
+log = logging.getLogger(__name__)
+
+FIRST_PICTURE_S = 2.0
+"""How long a starting worker waits to know its nodes before it accepts clients: without any it would answer 503."""
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What the supervisor gives to a worker.  Descriptors are inherited."""
+
+    loaded: Loaded
+    run_dir: RunDir
+    index: int
+    listen_fd: int
+    admin_fd: int
+    lifeline_fd: int | None
+    ready_fd: int | None
+
+
+def main(options: WorkerOptions) -> int:
+    """Serve until told to stop; return the exit status."""
+    config = options.loaded.config
+    name = f"worker-{options.index}"
+    logs.set_up(name, config.log.level, config.log.format)
+    setproctitle.setproctitle(f"flotilla {name}")
+    return lifecycle.run(Worker(options).run, lifeline_fd=options.lifeline_fd)
+
+
+class Worker:
+    """One balancer worker."""
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self._options = options
+        self._config = options.loaded.config
+
+    async def run(self, stopping: asyncio.Event) -> int:
+        """Serve until `stopping`: stop accepting, drain, end."""
+        options, config = self._options, self._config
+        metrics = Metrics()
+        pool = Pool(time.monotonic, on_change=_log_change)
+        discovery = Discovery(pool, config)
+        reports = Reports(options.run_dir, options.index, metrics, pool)
+        front = Front(config, pool, metrics, most_connections=_most_connections(config.lb.max_connections))
+        admin = web.AppRunner(admin_app(pool, reports, discovery, options.run_dir), access_log=None)
+        async with asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(run()) for run in (discovery.run, Health(pool, config.lb.health).run, reports.run)
+            ]
+            await admin.setup()
+            await web.SockSite(admin, _inherited(options.admin_fd)).start()
+            await _first_picture(pool)
+            await front.start(_inherited(options.listen_fd))
+            lifecycle.say_ready(options.ready_fd)
+            log.info("serving", extra={"nodes": sum(node.takes_new for node in pool)})
+            await stopping.wait()
+            await front.stop(config.lb.drain_s)
+            await admin.cleanup()
+            for task in background:
+                task.cancel()
+        return 0
+
+
+async def _first_picture(pool: Pool) -> None:
+    """Wait until every node that is known was probed, and at least one is ready; not for long."""
+    changed = asyncio.Event()
+
+    def watcher(_: Node) -> None:
+        changed.set()
+
+    pool.watchers.append(watcher)
+    try:
+        async with asyncio.timeout(FIRST_PICTURE_S):
+            while True:
+                changed.clear()
+                if any(node.takes_new for node in pool) and all(node.state is not State.JOINING for node in pool):
+                    return
+                await changed.wait()
+    except TimeoutError:
+        log.warning("serving with what is known", extra={"nodes": len(pool.nodes)})
+    finally:
+        pool.watchers.remove(watcher)
+
+
+def _inherited(fd: int) -> socket.socket:
+    try:
+        sock = socket.socket(fileno=fd)
+    except OSError as exc:
+        raise StartError(f"descriptor {fd} is no socket: {exc.strerror}") from None
+    sock.setblocking(False)
+    return sock
+
+
+def _most_connections(configured: int) -> int:
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return connection_limit(configured, descriptors)
+
+
+def _log_change(change: Change) -> None:
+    log.info(
+        "node changed",
+        extra={"node": change.node, "before": change.before, "state": change.after, "reason": change.reason},
+    )

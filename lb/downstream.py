@@ -1,0 +1,182 @@
+"""One connection of a client: aiohttp's request handler, with the limits that it lacks.
+
+aiohttp times only idle connections.  Here a head has its own limit, from its first byte (on a new connection: from
+the accept) to its end, so that a client cannot hold a connection by sending one byte at a time.  And a connection can
+be taken out of aiohttp's hands, whole, when it becomes a tunnel.
+
+The private names of `RequestHandler` that this touches are listed in tests/lb/test_contracts_aiohttp.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web import BaseRequest, RequestHandler, StreamResponse
+from aiohttp.web import Server as AiohttpServer
+
+from lb.affinity import canonical
+from lb.errors import BadRequest, BalancerError, ClientTooSlow, HeadTooLarge, Overloaded, answer_to
+from lb.exchange import Sent
+from lb.limits import Admission
+
+log = logging.getLogger(__name__)
+
+LINGER_S = 1.0
+"""How long a refused client may read its answer: closing at once would reset the connection under it."""
+
+
+@dataclass(frozen=True)
+class DownstreamLimits:
+    """What every connection of a client is measured by."""
+
+    admission: Admission
+    head_timeout_s: float
+    idle_timeout_s: float
+    rejected: Callable[[str], None]
+
+
+class Downstream(RequestHandler):
+    """One client's connection, from accept to its end or to its detachment."""
+
+    __slots__ = ("_admitted", "_head_began", "_head_timer", "_last_payload", "_limits", "number")
+
+    def __init__(self, server: AiohttpServer, limits: DownstreamLimits, number: int, **options: Any) -> None:
+        super().__init__(
+            server,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=limits.idle_timeout_s,
+            tcp_keepalive=False,  # inherited from the listening socket
+            access_log=None,  # type: ignore[arg-type]
+            auto_decompress=False,
+            **options,
+        )
+        self.number = number
+        self._limits = limits
+        self._admitted = False
+        self._head_began = False
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._last_payload: StreamReader = EMPTY_PAYLOAD
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if not self._limits.admission.admit():
+            self._refuse(cast(asyncio.Transport, transport))
+            return
+        self._admitted = True
+        super().connection_made(transport)
+        self._time_head()
+
+    def data_received(self, data: bytes) -> None:
+        if self._force_close:
+            return
+        heads, in_body = self._request_count, not self._last_payload.is_eof()
+        super().data_received(data)
+        if self._request_count != heads:
+            self._end_head()
+            self._last_payload = self._messages[-1][1]
+        elif data and not in_body and not self._upgraded:
+            self._head_began = True
+            if self._head_timer is None:
+                self._time_head()
+
+    @property
+    def peer(self) -> str:
+        """The address at the other end; IPv4 as such, also on a socket that speaks both."""
+        name = self.peername
+        return canonical(name[0]) if isinstance(name, tuple) else ""
+
+    def end(self) -> None:
+        """End the connection, whatever goes on on it."""
+        if self._task_handler is not None:
+            self._task_handler.cancel()
+        self.force_close()
+
+    def end_if_idle(self) -> None:
+        """End the connection unless a request is being answered, or was read and waits for its turn."""
+        if not self._request_in_progress and not self._messages:
+            self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._end_head()
+        super().connection_lost(exc)
+        if self._admitted:
+            self._admitted = False
+            self._limits.admission.leave()
+
+    def detach(self) -> tuple[asyncio.Transport, bytes]:
+        """Take the connection out of aiohttp's hands: its transport, and what came behind the last request.
+
+        Its place in the admission goes with it.  The request's handler may only return after this.
+        """
+        assert self.transport is not None
+        transport, self.transport = self.transport, None
+        early, self._message_tail = self._message_tail, b""
+        self._admitted = False
+        # What follows is the end of the connection in aiohttp's eyes, except that our own task shall go on.
+        self._task_handler = None
+        self.connection_lost(None)
+        return transport, early
+
+    def handle_error(
+        self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> StreamResponse:
+        """Answer what aiohttp could not read (400), or a fault of our own (500)."""
+        problem: BalancerError
+        if isinstance(exc, LineTooLong):
+            problem = HeadTooLarge(message or "too long")
+        elif status == 400:
+            problem = BadRequest(message or "not HTTP")
+        else:
+            problem = BalancerError("internal error")
+            log.error("request failed", extra={"conn": self.number}, exc_info=exc)
+        if isinstance(problem, BadRequest):
+            log.info("bad request", extra={"conn": self.number, "reason": str(problem).splitlines()[0]})
+            self._limits.rejected("bad_request")
+        if request.writer.output_size:
+            self.end()  # part of an answer is out: what follows would be taken for the rest of it
+        else:
+            self._say(problem)
+        return cast(StreamResponse, Sent(keep_alive=False, status=problem.http_status))
+
+    def _say(self, problem: BalancerError) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(answer_to(problem, close=True))
+
+    def _refuse(self, transport: asyncio.Transport) -> None:
+        limits = self._limits
+        limits.rejected("overloaded")
+        self._force_close = True  # aiohttp ignores what still arrives
+        transport.write(answer_to(Overloaded(limits.admission.limit), close=True))
+        transport.write_eof()
+        self._loop.call_later(LINGER_S, transport.abort)
+
+    def _time_head(self) -> None:
+        self._head_timer = self._loop.call_later(self._limits.head_timeout_s, self._head_expired)
+
+    def _end_head(self) -> None:
+        self._head_began = False
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_expired(self) -> None:
+        self._head_timer = None
+        if self._head_began:
+            log.info("head timeout", extra={"conn": self.number})
+            self._limits.rejected("head_timeout")
+            self._say(ClientTooSlow(f"no whole head within {self._limits.head_timeout_s:g} s"))
+        # Who said nothing is told nothing: browsers open connections in advance, and would take a 408 for the answer
+        # to their next request.
+        self.force_close()
+
+    def _process_keepalive(self) -> None:
+        # A head that began just before the idle limit has its own.
+        if self._head_timer is None:
+            super()._process_keepalive()
+        else:
+            self._keepalive_handle = None

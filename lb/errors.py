@@ -1,0 +1,106 @@
+"""What can go wrong while a client is served, each with its HTTP status.  `lb/front.py` is the edge that maps them."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from cluster.errors import FlotillaError
+
+RETRY_AFTER_S = 1
+"""When a client that found no room or no node may ask again (RFC 9110 10.2.3): a probe may bring a node in by then."""
+
+
+class BalancerError(FlotillaError):
+    """Base of all errors that end in an answer of the balancer's own.
+
+    Its text is for the log; the client reads `http_status` and nothing of our inside.
+    """
+
+    http_status = HTTPStatus.INTERNAL_SERVER_ERROR
+    retry_after_s: int | None = None
+    closes = False
+    """Whether the client's connection ends with this answer: what follows on it cannot be trusted, or is not wanted."""
+
+
+class BadRequest(BalancerError):
+    """The client sent what HTTP does not allow (RFC 9112)."""
+
+    http_status = HTTPStatus.BAD_REQUEST
+    closes = True
+
+
+class HeadTooLarge(BadRequest):
+    """A request line or a header field is longer than we read (RFC 6585 5)."""
+
+    http_status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+
+
+class ClientTooSlow(BalancerError):
+    """The client did not finish its request in time (RFC 9110 15.5.9)."""
+
+    http_status = HTTPStatus.REQUEST_TIMEOUT
+    closes = True
+
+
+class NotForwarded(BalancerError):
+    """A request that a reverse proxy does not carry: CONNECT, or a transfer coding other than chunked."""
+
+    http_status = HTTPStatus.NOT_IMPLEMENTED
+    closes = True
+
+
+class Overloaded(BalancerError):
+    """As many clients as `lb.max_connections` or the descriptor limit allows are here already."""
+
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    closes = True
+    retry_after_s = RETRY_AFTER_S
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"{limit} connections are open already")
+
+
+class NoNodeAvailable(BalancerError):
+    """No node takes this request: none is known, or none is ready, or each was tried."""
+
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    retry_after_s = RETRY_AFTER_S
+
+    def __init__(self, known: int, tried: int) -> None:
+        super().__init__(f"no ready node ({known} known, {tried} tried)")
+
+
+class NodeUnreachable(BalancerError):
+    """A connection to a node was refused or did not come up in time; nothing of the request was sent."""
+
+    http_status = HTTPStatus.BAD_GATEWAY
+
+
+class NodeFailed(BalancerError):
+    """A node took the request and then closed, or sent what is not HTTP."""
+
+    http_status = HTTPStatus.BAD_GATEWAY
+
+
+class NodeTooSlow(BalancerError):
+    """A node did not begin its answer within `lb.answer_timeout_s`."""
+
+    http_status = HTTPStatus.GATEWAY_TIMEOUT
+
+
+def answer_to(exc: BalancerError, *, close: bool, head_only: bool = False) -> bytes:
+    """Return the whole HTTP/1.1 answer that tells a client of `exc`."""
+    phrase = exc.http_status.phrase
+    body = f"{exc.http_status.value} {phrase}\n".encode()
+    lines = [
+        f"HTTP/1.1 {exc.http_status.value} {phrase}",
+        "Content-Type: text/plain; charset=utf-8",
+        f"Content-Length: {len(body)}",
+        "Cache-Control: no-store",
+    ]
+    if exc.retry_after_s is not None:
+        lines.append(f"Retry-After: {exc.retry_after_s}")
+    if close:
+        lines.append("Connection: close")
+    head = "\r\n".join(lines).encode() + b"\r\n\r\n"
+    return head if head_only else head + body

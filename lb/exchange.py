@@ -1,0 +1,87 @@
+"""One request of one client, as the parts that carry it need it, and the ends that its answer can have."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.streams import StreamReader
+from aiohttp.web import BaseRequest
+
+from lb.affinity import Client
+from lb.headers import Headers, Via
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What an aiohttp handler returns when the answer is on its way already: aiohttp shall write nothing.
+
+    It asks its response for no more than these three names, see tests/lb/test_contracts_aiohttp.py.
+    """
+
+    keep_alive: bool
+    status: int
+
+    async def prepare(self, request: BaseRequest) -> None:
+        """Nothing to prepare."""
+
+    async def write_eof(self) -> None:
+        """Nothing to end."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A request that was read up to the end of its head."""
+
+    connection: int
+    """The number of the client's connection, for log lines."""
+    request: BaseRequest
+    client: Client
+    via: Via
+    is_closing: Callable[[], bool]
+    """Whether this worker is stopping: the client's connection then ends with the answer."""
+    cookie_for: Callable[[str], str]
+    """Gives the Set-Cookie value that sticks the client to a node."""
+
+    @property
+    def method(self) -> str:
+        return self.request.method
+
+    @property
+    def headers(self) -> Headers:
+        return self.request.raw_headers
+
+    @property
+    def version(self) -> tuple[int, int]:
+        return self.request.version
+
+    @property
+    def body(self) -> StreamReader:
+        return self.request.content
+
+    @property
+    def writer(self) -> AbstractStreamWriter:
+        return self.request.writer
+
+    @property
+    def keeps_alive(self) -> bool:
+        return self.request.keep_alive and not self.is_closing()
+
+    def cut(self, status: int) -> Sent:
+        """End the client's connection so that it cannot take what it has for the whole answer."""
+        transport = self.request.transport
+        if transport is not None:
+            abort(transport)
+        return Sent(keep_alive=False, status=status)
+
+
+def abort(transport: asyncio.Transport) -> None:
+    """Reset the connection: a FIN would look like the end of a body that ends with its connection (RFC 9112 6.3)."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and not transport.is_closing():
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()

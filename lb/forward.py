@@ -1,0 +1,223 @@
+"""One HTTP exchange: the request to a node, its answer to the client, both streamed as they come.
+
+Nothing is buffered beyond what the other side can take: each side's back-pressure reaches the other.  A client that
+goes away cancels the exchange; a node that goes away in the middle of its answer ends the client's connection hard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+from aiohttp import ClientPayloadError
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawResponseMessage
+from aiohttp.streams import StreamReader
+
+from cluster.config import Lb
+from lb.errors import BalancerError, NodeFailed, NodeTooSlow, NotForwarded
+from lb.exchange import Exchange, Sent
+from lb.headers import answer_head, framing, request_head, tokens
+from lb.pool import Pool
+from lb.route import By, Choice, Router
+from lb.upload import LAST_CHUNK, Upload, chunk, running, whole
+from lb.upstream import Link, Upstream
+
+log = logging.getLogger(__name__)
+
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+"""RFC 9110 9.2.1.  Asked again, once, when a node closes without an answer (RFC 9112 9.3.1)."""
+
+
+class ExchangeMetrics(Protocol):
+    def exchange_done(self, node: str, status: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A node's answer, read up to the end of its head."""
+
+    choice: Choice
+    link: Link
+    message: RawResponseMessage
+    body: StreamReader
+    upload: Upload | None
+
+    @property
+    def status(self) -> int:
+        return self.message.code
+
+
+class Forwarder:
+    """Asks nodes, and relays what they answer."""
+
+    def __init__(self, pool: Pool, router: Router, upstream: Upstream, metrics: ExchangeMetrics, limits: Lb) -> None:
+        self._pool = pool
+        self._router = router
+        self._upstream = upstream
+        self._metrics = metrics
+        self._answer_timeout_s = limits.answer_timeout_s or None
+        self._idle_timeout_s = limits.idle_timeout_s
+
+    async def forward(self, exchange: Exchange) -> Sent:
+        """Carry one exchange.  Raises BalancerError while nothing of the answer was sent."""
+        async with self.asked(exchange) as answer:
+            if answer.status == 101:
+                raise self._failed(exchange, answer.choice, NodeFailed("switched protocols without being asked"))
+            return await self.relay(exchange, answer)
+
+    @asynccontextmanager
+    async def asked(self, exchange: Exchange, *, websocket: bool = False) -> AsyncIterator[Answer]:
+        """Send the request to a node and hold its answer; the upload may go on meanwhile.
+
+        Raises NoNodeAvailable, NodeFailed, NodeTooSlow, BadRequest, ClientTooSlow or NotForwarded.
+        """
+        chunked = _is_chunked(exchange)
+        tried: set[str] = set()
+        again = exchange.method in _SAFE and exchange.body.at_eof()
+        while True:
+            choice, link = await self._reach(exchange, tried, fresh=websocket)
+            answer = None
+            try:
+                with self._pool.carrying(choice.node), self._upstream.holding(link):
+                    async with self._sent(exchange, link, chunked=chunked, websocket=websocket) as upload:
+                        answer = Answer(choice, link, *await self._head(exchange, link, upload), upload)
+                        yield answer
+                        return
+            except (NodeFailed, NodeTooSlow) as exc:
+                if answer is not None:
+                    raise
+                self._failed(exchange, choice, exc)
+                # A request that was being read while its node was killed is not worth an error page.  Once only: a
+                # request that kills nodes must not go round.  A session lives on its own node, or nowhere.
+                if isinstance(exc, NodeTooSlow) or not again or (exchange.client.sid and not link.reused):
+                    raise
+                again = False
+                if not link.reused:
+                    tried.add(choice.node.name)
+
+    async def relay(self, exchange: Exchange, answer: Answer) -> Sent:
+        """Send `answer` to the client.  Raises NodeFailed while nothing of it was sent."""
+        message, node = answer.message, answer.choice.node.name
+        if tokens(message.raw_headers, b"transfer-encoding") - {b"chunked"}:
+            raise self._failed(exchange, answer.choice, NodeFailed("a transfer coding other than chunked"))
+        close = not exchange.keeps_alive or not exchange.body.is_eof()
+        frame = framing(exchange.method, message.code, exchange.version, message.raw_headers, close=close)
+        cookie = exchange.cookie_for(node) if answer.choice.stick else None
+        head = answer_head(message.code, message.reason, message.raw_headers, frame, exchange.version, cookie)
+        self._metrics.exchange_done(node, message.code)
+        try:
+            await _stream(exchange.writer, head, answer.body, chunked=frame.chunked)
+        except ConnectionError:
+            return Sent(keep_alive=False, status=message.code)  # The client is gone, and the link is not kept.
+        except ClientPayloadError as exc:
+            return self._broke_off(exchange, answer, str(exc))
+        if answer.link.was_reset:
+            return self._broke_off(exchange, answer, "reset")
+        answer.link.keep = answer.upload is None or answer.upload.done
+        return Sent(keep_alive=not frame.close, status=message.code)
+
+    async def _reach(self, exchange: Exchange, tried: set[str], *, fresh: bool) -> tuple[Choice, Link]:
+        choice, link = await self._upstream.reach(
+            lambda tried: self._router.route(self._pool, exchange.client, tried), tried, fresh=fresh
+        )
+        if choice.by is By.POLICY or (fresh and choice.by is By.COOKIE):
+            choice.node.placed += 1
+        return choice, link
+
+    def _sent(
+        self, exchange: Exchange, link: Link, *, chunked: bool, websocket: bool
+    ) -> AbstractAsyncContextManager[Upload | None]:
+        """Send the head, and the body: at once if it is here, else alongside the block that this is entered for."""
+        link.expect(exchange.method)
+        head = request_head(
+            exchange.method,
+            exchange.request.raw_path,
+            exchange.headers,
+            exchange.via,
+            host="{}:{}".format(*link.address),
+            chunked=chunked,
+            websocket=websocket,
+        )
+        if exchange.body.is_eof():
+            link.write(head + whole(exchange.body, chunked=chunked))
+            return nullcontext()
+        link.write(head)
+        return running(Upload(exchange.body, link, chunked=chunked, idle_timeout_s=self._idle_timeout_s))
+
+    async def _head(
+        self, exchange: Exchange, link: Link, upload: Upload | None
+    ) -> tuple[RawResponseMessage, StreamReader]:
+        loop, limit_s = asyncio.get_running_loop(), self._answer_timeout_s
+        try:
+            async with asyncio.timeout(None if upload else limit_s) as deadline:
+                if upload is not None and limit_s is not None:
+                    upload.on_end = lambda: deadline.reschedule(loop.time() + limit_s)
+                while True:
+                    message, body = await link.answer()
+                    if message.code >= 200 or message.code == 101:
+                        return message, body
+                    await _interim(exchange, message)
+        except TimeoutError:
+            raise NodeTooSlow(f"no answer within {limit_s:g} s") from None
+        except NodeFailed:
+            if upload is not None and upload.problem is not None:
+                raise upload.problem from None
+            raise
+        finally:
+            if upload is not None:
+                upload.on_end = lambda: None
+
+    def _failed(self, exchange: Exchange, choice: Choice, exc: BalancerError) -> BalancerError:
+        self._metrics.exchange_done(choice.node.name, exc.http_status)
+        log.warning("node failed", extra={"conn": exchange.connection, "node": choice.node.name, "reason": str(exc)})
+        return exc
+
+    def _broke_off(self, exchange: Exchange, answer: Answer, reason: str) -> Sent:
+        log.warning(
+            "answer broke off",
+            extra={"conn": exchange.connection, "node": answer.choice.node.name, "reason": reason},
+        )
+        return exchange.cut(answer.status)
+
+
+def _is_chunked(exchange: Exchange) -> bool:
+    """Tell how the request's body is framed.  Raises NotForwarded."""
+    if exchange.method == "CONNECT":
+        raise NotForwarded("CONNECT")
+    codings = tokens(exchange.headers, b"transfer-encoding")
+    if codings - {b"chunked"}:
+        # RFC 9112 6.1: a server that does not understand a transfer coding answers 501.
+        raise NotForwarded("a transfer coding other than chunked")
+    return bool(codings)
+
+
+async def _interim(exchange: Exchange, message: RawResponseMessage) -> None:
+    """Pass a 1xx on (RFC 9110 15.2): a client may be waiting for its 100 before it sends its body.
+
+    Raises ConnectionError.
+    """
+    if exchange.version < (1, 1):
+        return
+    frame = framing(exchange.method, message.code, exchange.version, (), close=False)
+    head = answer_head(message.code, message.reason, message.raw_headers, frame, exchange.version, None)
+    await exchange.writer.write(head)
+
+
+async def _stream(writer: AbstractStreamWriter, head: bytes, body: StreamReader, *, chunked: bool) -> None:
+    """Send the head and the body, each piece as it comes.  Raises ConnectionError or ClientPayloadError."""
+    data, out = body.read_nowait(), head
+    while True:
+        if data:
+            out += chunk(data) if chunked else data
+        if (ended := body.at_eof()) and chunked:
+            out += LAST_CHUNK
+        await writer.write(out)
+        if ended:
+            break
+        data, out = await body.readany(), b""
+    await writer.drain()

@@ -1,0 +1,144 @@
+"""A request arrives: clients are accepted, their requests read, and each goes its way; errors become answers here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from itertools import count
+from typing import Protocol, cast
+
+from aiohttp.web import BaseRequest, Server
+
+from cluster.config import Config
+from cluster.listening import BACKLOG
+from lb.affinity import Recogniser, set_cookie
+from lb.downstream import Downstream, DownstreamLimits
+from lb.errors import BalancerError, NoNodeAvailable, answer_to
+from lb.exchange import Exchange, Sent
+from lb.forward import ExchangeMetrics, Forwarder
+from lb.headers import Via, is_websocket_upgrade, values
+from lb.keepalive import keep_alive
+from lb.limits import Admission
+from lb.pool import Pool
+from lb.route import Router
+from lb.tunnel import TunnelMetrics, Tunnels
+from lb.upstream import ConnectMetrics, Upstream
+
+log = logging.getLogger(__name__)
+
+
+class FrontMetrics(ExchangeMetrics, TunnelMetrics, ConnectMetrics, Protocol):
+    def rejected(self, reason: str) -> None: ...
+
+
+class Front:
+    """The public side of one worker.  Must be made inside a running event loop."""
+
+    def __init__(self, config: Config, pool: Pool, metrics: FrontMetrics, *, most_connections: int) -> None:
+        lb = config.lb
+        self._loop = asyncio.get_running_loop()
+        self._pool = pool
+        self._metrics = metrics
+        self._recogniser = Recogniser.of(config)
+        self._cookie_for: Callable[[str], str] = lambda slot: set_cookie(
+            config.cookie_name, lb.cookie, slot, self._recogniser.secret
+        )
+        self._stopping = False
+        self._empty = asyncio.Event()
+        self._admission = Admission(most_connections, on_empty=self._empty.set)
+        self._upstream = Upstream(pool, metrics, lb.connect_timeout_s)
+        self._forwarder = Forwarder(pool, Router.of(lb), self._upstream, metrics, lb)
+        self._tunnels = Tunnels(self._forwarder, metrics, self._admission.leave, lb.tunnel_idle_s)
+        self._limits = DownstreamLimits(
+            admission=self._admission,
+            head_timeout_s=lb.head_timeout_s,
+            idle_timeout_s=lb.idle_timeout_s,
+            rejected=metrics.rejected,
+        )
+        # What `_serve` returns is no StreamResponse, see `Sent`.
+        self._server = Server(self._serve, handler_cancellation=True)  # type: ignore[arg-type]
+        self._numbers = count(1)
+        self._listener: asyncio.Server | None = None
+
+    @property
+    def connections(self) -> int:
+        """Clients that are connected now, tunnels included."""
+        return self._admission.count
+
+    @property
+    def tunnels(self) -> int:
+        return len(self._tunnels)
+
+    async def start(self, listening: socket.socket) -> None:
+        """Serve on `listening`, which this takes over."""
+        keep_alive(listening)
+        self._listener = await self._loop.create_server(
+            lambda: Downstream(self._server, self._limits, next(self._numbers)), sock=listening, backlog=BACKLOG
+        )
+
+    async def stop(self, drain_s: float) -> None:
+        """Stop accepting; let exchanges and tunnels finish for `drain_s`; end the rest."""
+        self._stopping = True
+        if self._listener is not None:
+            self._listener.close()
+        for connection in self._server.connections:
+            cast(Downstream, connection).end_if_idle()
+        if not await self._emptied(drain_s):
+            self._tunnels.close()
+            for connection in self._server.connections:
+                cast(Downstream, connection).end()
+            if not await self._emptied(1.0):
+                self._tunnels.abort()
+        self._upstream.close()
+
+    async def _emptied(self, within_s: float) -> bool:
+        self._empty.clear()
+        if not self._admission.count:
+            return True
+        try:
+            async with asyncio.timeout(within_s):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _serve(self, request: BaseRequest) -> Sent:
+        exchange = self._exchange(request)
+        try:
+            if is_websocket_upgrade(exchange.method, exchange.version, exchange.headers):
+                return await self._tunnels.open(exchange)
+            return await self._forwarder.forward(exchange)
+        except BalancerError as exc:
+            return await self._answer(exchange, exc)
+        except ConnectionError:
+            return Sent(keep_alive=False, status=499)  # the client is gone
+
+    def _exchange(self, request: BaseRequest) -> Exchange:
+        connection = cast(Downstream, request.protocol)
+        headers = request.raw_headers
+        peer = connection.peer
+        return Exchange(
+            connection=connection.number,
+            request=request,
+            client=self._recogniser.recognise(
+                request.raw_path, values(headers, b"cookie"), peer, values(headers, b"x-forwarded-for")
+            ),
+            via=Via(peer, self._recogniser.trusts(peer)),
+            is_closing=lambda: self._stopping,
+            cookie_for=self._cookie_for,
+        )
+
+    async def _answer(self, exchange: Exchange, exc: BalancerError) -> Sent:
+        if isinstance(exc, NoNodeAvailable):
+            self._metrics.rejected("no_node")
+        log.info(
+            "answered by the balancer",
+            extra={"conn": exchange.connection, "status": exc.http_status.value, "reason": str(exc)},
+        )
+        keep_alive = exchange.keeps_alive and not exc.closes and exchange.body.is_eof()
+        # RFC 9112 9.3: an HTTP/1.0 client takes the end of the connection for the end of the answer.
+        keep_alive = keep_alive and exchange.version >= (1, 1)
+        await exchange.writer.write(answer_to(exc, close=not keep_alive, head_only=exchange.method == "HEAD"))
+        return Sent(keep_alive=keep_alive, status=exc.http_status)

@@ -1,0 +1,169 @@
+"""What may pass from one side to the other, and how a head is written.  Pure.
+
+Headers are pairs of bytes exactly as they were received, in order, so that what we do not have to touch arrives
+unchanged: the case of names, repeated fields, octets outside ASCII.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from lb.errors import NodeFailed
+
+Headers = Sequence[tuple[bytes, bytes]]
+"""Names and values as received."""
+
+# RFC 9110 7.6.1, and `Proxy-…`, which is meant for us if for anybody.  `Proxy` itself becomes HTTP_PROXY in a CGI.
+_HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"proxy"})
+
+# A peer could name these in Connection and so change what the request is: RFC 9110 7.6.1 forbids it to.
+_NEVER_NAMED = frozenset({b"host", b"content-length", b"cookie", b"authorization", b"set-cookie"})
+
+_WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
+
+
+@dataclass(frozen=True)
+class Via:
+    """Who a request came from, for the X-Forwarded headers: its peer's address, and whether we believe what it says."""
+
+    peer: str
+    trusted: bool
+
+
+def end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
+    """Return `headers` without those that concern one connection only (RFC 9110 7.6.1)."""
+    named = {token.strip().lower() for value in values(headers, b"connection") for token in value.split(b",")}
+    dropped = (_HOP_BY_HOP | named) - _NEVER_NAMED
+    return [
+        (name, value)
+        for name, value in headers
+        if (lower := name.lower()) not in dropped and not lower.startswith(b"proxy-")
+    ]
+
+
+def values(headers: Headers, name: bytes) -> list[bytes]:
+    """Return every value of the field `name` (given in lower case)."""
+    return [value for key, value in headers if key.lower() == name]
+
+
+def tokens(headers: Headers, name: bytes) -> set[bytes]:
+    """Return the lower-case members of the list-valued field `name` (RFC 9110 5.6.1)."""
+    return {token.strip().lower() for value in values(headers, name) for token in value.split(b",")} - {b""}
+
+
+def is_websocket_upgrade(method: str, version: tuple[int, int], headers: Headers) -> bool:
+    """Tell whether a request asks for a WebSocket (RFC 6455 4.1); all else about it the node judges."""
+    return (
+        method == "GET"
+        and version >= (1, 1)
+        and b"websocket" in tokens(headers, b"upgrade")
+        and b"upgrade" in tokens(headers, b"connection")
+    )
+
+
+def accept_key(key: bytes) -> bytes:
+    """Return the Sec-WebSocket-Accept that answers Sec-WebSocket-Key `key` (RFC 6455 4.2.2)."""
+    return base64.b64encode(hashlib.sha1(key.strip() + _WEBSOCKET_GUID, usedforsecurity=False).digest())
+
+
+def request_head(
+    method: str, target: str, headers: Headers, via: Via, *, host: str, chunked: bool = False, websocket: bool = False
+) -> bytes:
+    """Return the head that goes to a node; the target and the end-to-end headers go unchanged.
+
+    `host` stands in for the Host that an HTTP/1.0 client did not send (RFC 9112 3.2).
+    """
+    kept = [pair for pair in end_to_end(headers) if via.trusted or not _is_forwarded(pair[0])]
+    if not values(kept, b"host"):
+        kept.insert(0, (b"Host", host.encode()))
+    if chunked:
+        # RFC 9112 6.1: a request never carries both, whatever came in.
+        kept = [pair for pair in kept if pair[0].lower() != b"content-length"]
+        kept.append((b"Transfer-Encoding", b"chunked"))
+    if websocket:
+        kept += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+    line = b"%b %b HTTP/1.1" % (method.encode(), target.encode("utf-8", "surrogateescape"))
+    return _head(line, _with_forwarded(kept, via))
+
+
+def _is_forwarded(name: bytes) -> bool:
+    # Some servers read `X_Forwarded_For` as the same name.
+    name = name.lower().replace(b"_", b"-")
+    return name.startswith(b"x-forwarded-") or name in (b"forwarded", b"x-real-ip")
+
+
+def _with_forwarded(headers: list[tuple[bytes, bytes]], via: Via) -> Iterable[tuple[bytes, bytes]]:
+    chain = [value for value in values(headers, b"x-forwarded-for") if value]
+    result = [pair for pair in headers if pair[0].lower() != b"x-forwarded-for"]
+    result.append((b"X-Forwarded-For", b", ".join([*chain, via.peer.encode()])))
+    if not values(headers, b"x-forwarded-proto"):
+        result.append((b"X-Forwarded-Proto", b"http"))
+    if not values(headers, b"x-forwarded-host"):
+        result.append((b"X-Forwarded-Host", values(headers, b"host")[0]))
+    return result
+
+
+def switching_head(reason: str, headers: Headers, cookie: str | None) -> bytes:
+    """Return the 101 that goes to a client, from the one that a node sent."""
+    kept = [pair for pair in end_to_end(headers) if pair[0].lower() != b"content-length"]
+    kept += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket"), *_cookie(cookie)]
+    return _head(b"HTTP/1.1 101 %b" % _phrase(reason or "Switching Protocols"), kept)
+
+
+@dataclass(frozen=True)
+class Framing:
+    """How the body of an answer is delimited on the way to a client (RFC 9112 6.3)."""
+
+    body: bool
+    """Whether there is one at all."""
+    chunked: bool
+    close: bool
+    """The connection ends with this answer, be it to end the body or because one side wants so."""
+
+
+def framing(method: str, status: int, version: tuple[int, int], headers: Headers, *, close: bool) -> Framing:
+    """Decide how an answer with these `headers` of a node goes to a client that speaks `version`."""
+    if method == "HEAD" or status < 200 or status in (204, 304):
+        return Framing(body=False, chunked=False, close=close)
+    if values(headers, b"content-length") and not values(headers, b"transfer-encoding"):
+        return Framing(body=True, chunked=False, close=close)
+    chunked = version >= (1, 1)
+    return Framing(body=True, chunked=chunked, close=close or not chunked)
+
+
+def answer_head(
+    status: int, reason: str, headers: Headers, frame: Framing, version: tuple[int, int], cookie: str | None
+) -> bytes:
+    """Return the head of an answer that goes to a client: the node's, with nothing invented."""
+    kept = end_to_end(headers)
+    if status < 200 or status == 204 or values(headers, b"transfer-encoding"):
+        # RFC 9110 8.6: not in 1xx or 204; RFC 9112 6.3: Transfer-Encoding overrides it.
+        kept = [pair for pair in kept if pair[0].lower() != b"content-length"]
+    if frame.chunked:
+        kept.append((b"Transfer-Encoding", b"chunked"))
+    if frame.close:
+        kept.append((b"Connection", b"close"))
+    elif version < (1, 1):
+        kept.append((b"Connection", b"keep-alive"))
+    kept += _cookie(cookie)
+    return _head(b"HTTP/1.1 %d %b" % (status, _phrase(reason)), kept)
+
+
+def _cookie(cookie: str | None) -> list[tuple[bytes, bytes]]:
+    return [] if cookie is None else [(b"Set-Cookie", cookie.encode())]
+
+
+def _phrase(reason: str) -> bytes:
+    return reason.encode("utf-8", "surrogateescape")
+
+
+def _head(line: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    lines = [line, *(b"%b: %b" % pair for pair in headers)]
+    head = b"\r\n".join(lines)
+    # A node's head is read leniently.  Nothing in it may begin a line of its own (RFC 9112 2.2, 11.1).
+    if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
+        raise NodeFailed("a header holds a line break")
+    return head + b"\r\n\r\n"

@@ -1,0 +1,16 @@
+"""TCP keep-alive (RFC 9293 3.8.4): a peer that vanished without a word is found, however quiet its WebSocket was."""
+
+from __future__ import annotations
+
+import socket
+
+_OPTIONS = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 15, "TCP_KEEPCNT": 4}
+"""Seconds, seconds, probes: two minutes in all."""
+
+
+def keep_alive(sock: socket.socket) -> None:
+    """Set it on `sock`; on a listening socket Linux gives it to every connection accepted from it (tcp(7))."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _OPTIONS.items():
+        if hasattr(socket, name):  # not all systems have, or name, all three
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -1,0 +1,222 @@
+"""A WebSocket through this worker: after the 101, two transports that write what they read to each other.
+
+No frame is parsed, so every subprotocol and extension passes.  There is no task, no queue and no stream on this path:
+each end is one small protocol object.  A full write buffer on one side stops reading on the other, an end of file on
+one side becomes one on the other, and a reset becomes a reset.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from aiohttp.http import RawResponseMessage
+
+from lb.downstream import Downstream
+from lb.errors import NodeFailed
+from lb.exchange import Exchange, Sent
+from lb.forward import Answer, Forwarder
+from lb.headers import accept_key, switching_head, tokens, values
+from lb.pool import Node
+
+log = logging.getLogger(__name__)
+
+HALF_CLOSED_S = 60.0
+"""How long one direction may rest once the other has ended: nobody may be there any more to end it."""
+
+_SWEEP_S = 10.0
+
+
+class TunnelMetrics(Protocol):
+    def tunnel_opened(self, node: str) -> None: ...
+
+    def tunnel_closed(self, node: str, seconds: float, bytes_from_client: int, bytes_from_node: int) -> None: ...
+
+
+class End(asyncio.Protocol):
+    """One end of a tunnel: what its transport reads goes to `out`, the other end's transport."""
+
+    __slots__ = ("ended", "lost", "out", "received", "transport", "tunnel")
+
+    def __init__(self, tunnel: Tunnel, transport: asyncio.Transport, out: asyncio.Transport) -> None:
+        self.tunnel = tunnel
+        self.transport = transport
+        self.out = out
+        self.received = 0
+        self.ended = False
+        self.lost = False
+
+    def data_received(self, data: bytes) -> None:
+        self.received += len(data)
+        self.out.write(data)
+
+    def eof_received(self) -> bool:
+        self.ended = True
+        if self.tunnel.client.ended and self.tunnel.node_end.ended:
+            self.out.close()
+            return False
+        if not self.out.is_closing():
+            self.out.write_eof()
+        return True
+
+    def pause_writing(self) -> None:
+        self.out.pause_reading()
+
+    def resume_writing(self) -> None:
+        if not self.out.is_closing():
+            self.out.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+        if exc is None:
+            self.out.close()
+        else:
+            self.out.abort()
+        self.tunnel.lost()
+
+
+class Tunnel:
+    """Two ends, from the 101 until both are gone."""
+
+    __slots__ = ("client", "node", "node_end", "opened_at", "owner", "quiet_since", "seen")
+
+    def __init__(
+        self, owner: Tunnels, node: Node, client: asyncio.Transport, upstream: asyncio.Transport, now: float
+    ) -> None:
+        self.owner = owner
+        self.node = node
+        self.client = End(self, client, upstream)
+        self.node_end = End(self, upstream, client)
+        self.opened_at = self.quiet_since = now
+        self.seen = 0
+
+    def lost(self) -> None:
+        if self.client.lost and self.node_end.lost:
+            self.owner.closed(self)
+
+    def is_overdue(self, now: float, idle_s: float) -> bool:
+        """Tell whether it has been quiet for too long; asked at every sweep, which is how it knows."""
+        carried = self.client.received + self.node_end.received
+        if carried != self.seen:
+            self.seen, self.quiet_since = carried, now
+            return False
+        ending = self.client.ended or self.node_end.ended or self.client.lost or self.node_end.lost
+        limit_s = min(idle_s or HALF_CLOSED_S, HALF_CLOSED_S) if ending else idle_s
+        return bool(limit_s) and now - self.quiet_since >= limit_s
+
+    def close(self) -> None:
+        """End both sides once what they were sent is out."""
+        self.client.transport.close()
+        self.node_end.transport.close()
+
+    def abort(self) -> None:
+        """End both sides at once."""
+        self.client.transport.abort()
+        self.node_end.transport.abort()
+
+
+class Tunnels:
+    """Opens tunnels and keeps account of them.  `left` is called when a client's place is free again."""
+
+    def __init__(self, forwarder: Forwarder, metrics: TunnelMetrics, left: Callable[[], None], idle_s: float) -> None:
+        self._forwarder = forwarder
+        self._metrics = metrics
+        self._left = left
+        self._idle_s = idle_s
+        self._loop = asyncio.get_running_loop()
+        self._open: set[Tunnel] = set()
+        self._sweep_s = min(_SWEEP_S, idle_s / 4) if idle_s else _SWEEP_S
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    async def open(self, exchange: Exchange) -> Sent:
+        """Ask a node for the upgrade; on its 101 tunnel, else relay its answer.  Raises BalancerError."""
+        async with self._forwarder.asked(exchange, websocket=True) as answer:
+            if answer.status != 101:
+                return await self._forwarder.relay(exchange, answer)
+            _check(exchange, answer.message)
+            self._switch(exchange, answer)
+            return Sent(keep_alive=False, status=101)
+
+    def closed(self, tunnel: Tunnel) -> None:
+        """Strike a tunnel of which both ends are gone off the account."""
+        self._open.discard(tunnel)
+        tunnel.node.tunnels -= 1
+        self._metrics.tunnel_closed(
+            tunnel.node.name,
+            self._loop.time() - tunnel.opened_at,
+            tunnel.client.received,
+            tunnel.node_end.received,
+        )
+        self._left()
+
+    def close(self) -> None:
+        """End all tunnels: without reading frames, no close frame can be told from the middle of another."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        for tunnel in list(self._open):
+            tunnel.close()
+
+    def abort(self) -> None:
+        """End at once those that `close` has not ended."""
+        for tunnel in list(self._open):
+            tunnel.abort()
+
+    def _switch(self, exchange: Exchange, answer: Answer) -> None:
+        node = answer.choice.node
+        cookie = exchange.cookie_for(node.name) if answer.choice.stick else None
+        message = answer.message
+        head = switching_head(message.reason, message.raw_headers, cookie)
+        connection = cast(Downstream, exchange.request.protocol)
+        is_full = connection.writing_paused
+        upstream, tail = answer.link.detach()
+        client, early = connection.detach()
+        if upstream is None or upstream.is_closing():
+            # The node said 101, perhaps more, and closed: so does the client's connection, behind what it said.
+            client.write(head + tail)
+            client.close()
+            self._left()
+            return
+        tunnel = Tunnel(self, node, client, upstream, self._loop.time())
+        self._account(tunnel)
+        client.set_protocol(tunnel.client)
+        upstream.set_protocol(tunnel.node_end)
+        tunnel.node_end.received, tunnel.client.received = len(tail), len(early)
+        # aiohttp may have stopped either while it waited.
+        client.resume_reading()
+        upstream.resume_reading()
+        if is_full:
+            # An earlier answer is still going out: the new protocol will hear of its end, but was not told of it.
+            upstream.pause_reading()
+        client.write(head + tail)
+        if early:
+            upstream.write(early)
+
+    def _account(self, tunnel: Tunnel) -> None:
+        self._open.add(tunnel)
+        tunnel.node.tunnels += 1
+        self._metrics.tunnel_opened(tunnel.node.name)
+        if self._sweeper is None:
+            self._sweeper = self._loop.call_later(self._sweep_s, self._sweep)
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        for tunnel in list(self._open):
+            if tunnel.is_overdue(now, self._idle_s):
+                log.info("tunnel idle", extra={"node": tunnel.node.name})
+                tunnel.abort()
+        self._sweeper = self._loop.call_later(self._sweep_s, self._sweep) if self._open else None
+
+
+def _check(exchange: Exchange, message: RawResponseMessage) -> None:
+    """Raise NodeFailed unless the 101 answers this very request (RFC 6455 4.1)."""
+    keys = values(exchange.headers, b"sec-websocket-key")
+    accepts = values(message.raw_headers, b"sec-websocket-accept")
+    if b"websocket" not in tokens(message.raw_headers, b"upgrade") or len(keys) != 1:
+        raise NodeFailed("switched to something else than a WebSocket")
+    if [accept.strip() for accept in accepts] != [accept_key(keys[0])]:
+        raise NodeFailed("its Sec-WebSocket-Accept does not answer the client's key")

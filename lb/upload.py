@@ -1,0 +1,80 @@
+"""The body of a request on its way to a node, while the node may already answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from aiohttp.streams import StreamReader
+from aiohttp.web import RequestPayloadError
+
+from lb.errors import BadRequest, BalancerError, ClientTooSlow, NodeFailed
+from lb.upstream import Link
+
+
+def chunk(data: bytes) -> bytes:
+    """Return `data`, which is not empty, as one chunk (RFC 9112 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def whole(body: StreamReader, *, chunked: bool) -> bytes:
+    """Return a body that has arrived entirely, framed."""
+    data = body.read_nowait()
+    if not chunked:
+        return data
+    return (chunk(data) if data else b"") + LAST_CHUNK
+
+
+class Upload:
+    """Carries one request body to a node.  `problem` is the client's fault, if there was one."""
+
+    def __init__(self, body: StreamReader, link: Link, *, chunked: bool, idle_timeout_s: float) -> None:
+        self._body = body
+        self._link = link
+        self._chunked = chunked
+        self._idle_timeout_s = idle_timeout_s
+        self.problem: BalancerError | None = None
+        self.done = False
+        self.on_end: Callable[[], None] = lambda: None
+
+    async def run(self) -> None:
+        """Carry everything.  Ends early, and closes the link so that nobody waits for an answer, if that fails."""
+        try:
+            await self._carry()
+            self.done = True
+        except NodeFailed:
+            # What the node answered before it closed counts, and else its end does: whoever reads the answer sees.
+            return
+        except RequestPayloadError as exc:
+            self.problem = BadRequest(f"the body is not what its head says: {exc}")
+        except TimeoutError:
+            self.problem = ClientTooSlow(f"nothing of the body within {self._idle_timeout_s:g} s")
+        if self.problem is not None:
+            self._link.close()
+        self.on_end()
+
+    async def _carry(self) -> None:
+        while True:
+            async with asyncio.timeout(self._idle_timeout_s):
+                data = await self._body.readany()
+            if not data:
+                break
+            self._link.write(chunk(data) if self._chunked else data)
+            await self._link.drained()
+        if self._chunked:
+            self._link.write(LAST_CHUNK)
+
+
+@asynccontextmanager
+async def running(upload: Upload) -> AsyncIterator[Upload]:
+    """Run `upload` alongside; what is not sent at the end of the block is not sent."""
+    task = asyncio.get_running_loop().create_task(upload.run())
+    try:
+        yield upload
+    finally:
+        task.cancel()
+        await asyncio.wait([task])

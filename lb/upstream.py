@@ -1,0 +1,199 @@
+"""Connections to nodes: opened within a time limit, kept for reuse while they are certain to be alive.
+
+aiohttp's response parser reads what a node answers; what is written, we write ourselves, so that the target and the
+headers of a request arrive as the client sent them.  `aiohttp.client_proto.ResponseHandler` is not public API:
+tests/lb/test_contracts_aiohttp.py names all that we expect of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from aiohttp import ClientError
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import HttpProcessingError, RawResponseMessage
+from aiohttp.streams import StreamReader
+
+from cluster.member import Signal
+from lb.errors import NodeFailed, NodeUnreachable
+from lb.keepalive import keep_alive
+from lb.pool import Node, Pool
+from lb.route import Choice
+
+log = logging.getLogger(__name__)
+
+REUSE_WITHIN_S = 3.0
+"""A connection is used again only if it was idle for less: servers close idle ones after 5 s (Node.js, uvicorn) or
+more, and a request that crosses such a close is lost."""
+
+READ_BUFFER_BYTES = 65_536
+"""How much of a body waits here for the other side: at twice this we stop reading."""
+
+
+class ConnectMetrics(Protocol):
+    def connect_failed(self, node: str) -> None: ...
+
+
+class Link:
+    """One connection to one node, for one exchange at a time."""
+
+    __slots__ = ("_handler", "address", "idle_since", "keep", "reused")
+
+    def __init__(self, handler: ResponseHandler, address: tuple[str, int]) -> None:
+        self._handler = handler
+        self.address = address
+        self.reused = False
+        self.keep = False
+        """Whether it may be used again: set when an exchange ended as it should."""
+        self.idle_since = 0.0
+
+    def expect(self, method: str) -> None:
+        """Get ready to read the answer to a request with this method."""
+        self._handler.set_response_params(
+            skip_payload=method == "HEAD",
+            read_until_eof=True,
+            auto_decompress=False,
+            read_bufsize=READ_BUFFER_BYTES,
+        )
+
+    def write(self, data: bytes) -> None:
+        """Queue `data`; if the connection is gone, the answer will say so."""
+        transport = self._handler.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+
+    async def drained(self) -> None:
+        """Wait until the node has taken enough of what was written.  Raises NodeFailed."""
+        try:
+            await self._handler._drain_helper()
+        except ConnectionError as exc:
+            raise NodeFailed(f"closed while it was being written to: {exc}") from None
+
+    async def answer(self) -> tuple[RawResponseMessage, StreamReader]:
+        """Return the next head, also a 1xx, and the body behind it.  Raises NodeFailed."""
+        try:
+            return await self._handler.read()
+        except (ClientError, HttpProcessingError, OSError) as exc:
+            raise NodeFailed(f"no answer: {exc or type(exc).__name__}") from None
+
+    @property
+    def is_reusable(self) -> bool:
+        return self._handler.is_connected() and not self._handler.should_close
+
+    @property
+    def was_reset(self) -> bool:
+        """Whether it ended with an error: a body that lasts until the connection ends is then cut short."""
+        return isinstance(self._handler.exception(), OSError)
+
+    def detach(self) -> tuple[asyncio.Transport | None, bytes]:
+        """Give up the connection after a 101: the transport, None if the node closed it, and what came behind it."""
+        handler = self._handler
+        transport, handler.transport = handler.transport, None
+        tail, handler._tail = handler._tail, b""
+        handler._parser = None  # it refers back to the handler: without the cycle both are freed at once
+        return transport, tail
+
+    def close(self) -> None:
+        """Close at once, whatever is still unsent; no-op once detached."""
+        self._handler.abort()
+
+
+class Upstream:
+    """All connections of this worker to nodes.  `close` ends those that wait for reuse."""
+
+    def __init__(self, pool: Pool, metrics: ConnectMetrics, connect_timeout_s: float) -> None:
+        self._pool = pool
+        self._metrics = metrics
+        self._connect_timeout_s = connect_timeout_s
+        self._loop = asyncio.get_running_loop()
+        self._idle: dict[tuple[str, int], list[Link]] = {}
+        self._purge: asyncio.TimerHandle | None = None
+
+    async def reach(self, route: Callable[[set[str]], Choice], tried: set[str], *, fresh: bool) -> tuple[Choice, Link]:
+        """Connect to the node that `route` chooses, or to the next one; those that failed are added to `tried`.
+
+        A node that cannot be reached is out until a probe succeeds.  Raises what `route` raises when none is left.
+        """
+        while True:
+            choice = route(tried)
+            node = choice.node
+            try:
+                link = (None if fresh else self._reused(node)) or await self.open(node)
+            except NodeUnreachable as exc:
+                log.warning("node unreachable", extra={"node": node.name, "reason": str(exc)})
+                self._metrics.connect_failed(node.name)
+                self._pool.signal(node, Signal.FALL, str(exc))
+                tried.add(node.name)
+            else:
+                return choice, link
+
+    async def open(self, node: Node) -> Link:
+        """Connect to `node`.  Raises NodeUnreachable."""
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                transport, handler = await self._loop.create_connection(
+                    lambda: ResponseHandler(self._loop), node.host, node.port
+                )
+        except TimeoutError:
+            raise NodeUnreachable(f"no connection within {self._connect_timeout_s:g} s") from None
+        except OSError as exc:
+            raise NodeUnreachable(f"no connection: {exc.strerror or exc}") from None
+        keep_alive(transport.get_extra_info("socket"))
+        return Link(handler, (node.host, node.port))
+
+    @contextmanager
+    def holding(self, link: Link) -> Iterator[None]:
+        """Take `link` for one exchange; afterwards it waits for the next one if it may, else it is closed."""
+        link.keep = False
+        try:
+            yield
+        finally:
+            if link.keep and link.is_reusable:
+                self._put(link)
+            else:
+                link.close()
+
+    def _put(self, link: Link) -> None:
+        link.idle_since = self._loop.time()
+        self._idle.setdefault(link.address, []).append(link)
+        if self._purge is None:
+            self._purge = self._loop.call_later(REUSE_WITHIN_S, self._close_stale)
+
+    def close(self) -> None:
+        """Close every connection that waits for reuse."""
+        if self._purge is not None:
+            self._purge.cancel()
+            self._purge = None
+        for links in self._idle.values():
+            for link in links:
+                link.close()
+        self._idle.clear()
+
+    def _reused(self, node: Node) -> Link | None:
+        links = self._idle.get((node.host, node.port), [])
+        while links:
+            link = links.pop()
+            if link.is_reusable and self._loop.time() - link.idle_since < REUSE_WITHIN_S:
+                link.reused = True
+                return link
+            link.close()
+        return None
+
+    def _close_stale(self) -> None:
+        self._purge = None
+        oldest = self._loop.time() - REUSE_WITHIN_S
+        for address, links in list(self._idle.items()):
+            kept = [link for link in links if link.idle_since > oldest and link.is_reusable]
+            for link in links:
+                if link not in kept:
+                    link.close()
+            if kept:
+                self._idle[address] = kept
+            else:
+                del self._idle[address]
+        if self._idle:
+            self._purge = self._loop.call_later(REUSE_WITHIN_S, self._close_stale)
