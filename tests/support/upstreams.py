@@ -28,6 +28,8 @@ class SocketIoNode:
     port: int = 0
     status: int = 200
     body: dict[str, object] = field(default_factory=dict)
+    asked: int = 0
+    """How often /healthz was asked."""
     sio: socketio.AsyncServer = field(init=False)
     _runner: web.AppRunner | None = None
 
@@ -56,6 +58,7 @@ class SocketIoNode:
         return len(self.sio.eio.sockets)
 
     async def _healthz(self, _: web.Request) -> web.Response:
+        self.asked += 1
         return web.json_response(self.body, status=self.status)
 
 
