@@ -184,6 +184,7 @@ class Pool:
             self._tell(node)
 
     def _add(self, node: Node) -> Node:
+        assert node.name not in self._nodes, f"two nodes named {node.name}"
         node.since = self.clock()
         self._nodes[node.name] = node
         self._tell(node)
