@@ -94,6 +94,7 @@ class Child:
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _hurry: asyncio.Event = field(default_factory=asyncio.Event)
     _turn: asyncio.Event = field(default_factory=asyncio.Event)
+    _process: asyncio.subprocess.Process | None = None
 
     @property
     def name(self) -> str:
@@ -111,6 +112,11 @@ class Child:
         """End it at once."""
         self._stop.set()
         self._hurry.set()
+
+    def hang_up(self) -> None:
+        """Send it SIGHUP, once it serves (before, it may not have its handler yet): it reads again what it follows."""
+        if self.state is ChildState.READY and self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGHUP)
 
     async def until(self, *states: ChildState) -> ChildState:
         """Wait until its state is one of `states`, and return which."""
@@ -164,7 +170,7 @@ class Child:
         """Run one process of it from start to end."""
         last_line = _LastLine()
         try:
-            async with self._process(last_line) as process, asyncio.TaskGroup() as tasks:
+            async with self._started(last_line) as process, asyncio.TaskGroup() as tasks:
                 stopper = tasks.create_task(self._end_when_asked(process))
                 prober = tasks.create_task(self._probe())
                 status = await process.wait()
@@ -173,12 +179,12 @@ class Child:
         except OSError as exc:
             return End(0, f"cannot be started: {exc.strerror or exc}")
         finally:
-            self.pid = None
+            self._process = self.pid = None
         hopeless = status == GIVE_UP
         return End(process.pid, last_line.text if hopeless and last_line.text else _ending(status, last_line), hopeless)
 
     @asynccontextmanager
-    async def _process(self, last_line: _LastLine) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def _started(self, last_line: _LastLine) -> AsyncIterator[asyncio.subprocess.Process]:
         """Start it; when the block ends, it is dead, reaped, and its last lines are written."""
         self._become(ChildState.STARTING)
         with ExitStack() as theirs, ExitStack() as ours:
@@ -204,7 +210,7 @@ class Child:
                 start_new_session=True,
             )
             theirs.close()
-            self.pid = process.pid
+            self._process, self.pid = process, process.pid
             ours.pop_all()
             pipes = [await _read(out[0], self._show), await _read(err[0], self._show, last_line.see)]
             if ready is not None:

@@ -11,8 +11,10 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from cluster import logs
 from cluster.errors import StartError, UsageError
 
 log = logging.getLogger(__name__)
@@ -69,6 +71,8 @@ async def _until_stopped(
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
+    if file := os.environ.get(logs.FOLLOW):
+        loop.add_signal_handler(signal.SIGHUP, logs.follow, Path(file))
     if lifeline_fd is not None:
         # What this process starts shall not hold it.
         os.set_inheritable(lifeline_fd, False)

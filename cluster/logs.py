@@ -8,7 +8,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from pathlib import Path
 from typing import Literal, Protocol
+
+FOLLOW = "FLOTILLA_LOG"
+"""Environment variable with the path of a file: a process of a stack follows it whenever it gets SIGHUP."""
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
@@ -29,10 +33,29 @@ def set_up(
     `process` names it in each JSON line.
     """
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
-    handler.setFormatter(_Json(process) if form == "json" else _Text())
+    handler.setFormatter(_formatter(process, form))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # A supervisor that died takes our standard error with it; that is no reason to fail in the middle of a message.
     logging.raiseExceptions = False
+
+
+def follow(file: Path) -> None:
+    """Take over the level and the form that `file` holds now (what `share` wrote)."""
+    wanted = json.loads(file.read_text(encoding="ascii"))
+    root = logging.getLogger()
+    root.setLevel(wanted["level"].upper())
+    for handler in root.handlers:
+        if isinstance(handler.formatter, _Text | _Json):
+            handler.setFormatter(_formatter(handler.formatter.process, wanted["form"]))
+
+
+def share(level: str, form: str) -> str:
+    """Return the text of a file for `follow`."""
+    return json.dumps({"level": level, "form": form})
+
+
+def _formatter(process: str, form: str) -> logging.Formatter:
+    return _Json(process) if form == "json" else _Text(process)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:
@@ -43,6 +66,10 @@ class _Text(logging.Formatter):
     default_time_format = "%H:%M:%S"
     default_msec_format = "%s.%03d"
 
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self.process = process
+
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {key}={_shown(value)}" for key, value in _fields(record).items())
         line = f"{self.formatTime(record)} {record.levelname.lower():7} {record.getMessage()}{fields}"
@@ -52,13 +79,13 @@ class _Text(logging.Formatter):
 class _Json(logging.Formatter):
     def __init__(self, process: str) -> None:
         super().__init__()
-        self._process = process
+        self.process = process
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
             "at": record.created,
             "level": record.levelname.lower(),
-            "process": self._process,
+            "process": self.process,
             "logger": record.name,
             "message": record.getMessage(),
             **_fields(record),

@@ -82,12 +82,16 @@ class Output:
         """Write `text` as it is."""
         self._put(text + "\n")
 
+    def expect(self, process: str) -> None:
+        """Make room for a name, so that the lines of all processes begin in one column."""
+        self._width = max(self._width, len(process))
+
     def stream(self, process: str) -> LineStream:
         """Return a text stream for the log records of this process itself."""
+        self.expect(process)
         return LineStream(self, process)
 
     def _as_text(self, process: str, text: str) -> str:
-        self._width = max(self._width, len(process))
         name = f"{process:{self._width}} |"
         if self._colour:
             name = f"\x1b[{_COLOURS[zlib.crc32(process.encode()) % len(_COLOURS)]}m{name}\x1b[0m"

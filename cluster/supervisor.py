@@ -60,6 +60,7 @@ class Supervisor:
             on_end=self.on_end,
         )
         self.children.append(child)
+        self.output.expect(spec.name)
         self.tasks.create_task(child.run(), name=spec.name)
         return child
 
@@ -104,6 +105,8 @@ class Supervisor:
             "state": child.state,
             "restarts": child.restarts,
             "reason": child.reason,
+            "lifeline": child.spec.lifeline,
+            "stop_within_s": child.spec.stop_within_s,
             **child.spec.facts,
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (StartError, UsageError) as exc:
         sys.stderr.write(f"{exc}\n")
         return exc.exit_code
+    except KeyboardInterrupt:
+        # Before the event loop runs there is nothing to stop.
+        return 128 + signal.SIGINT
 
 
 def _run(options: argparse.Namespace) -> int:

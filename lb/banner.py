@@ -23,6 +23,17 @@ class Facts:
     not_ready: Sequence[str] = ()
     """One line for each child that does not serve (yet), with the reason."""
 
+    def as_fields(self) -> dict[str, object]:
+        """Return what the picture says as fields of one log line."""
+        return {
+            "version": self.version,
+            "listen": str(self.listen),
+            "admin": str(self.admin),
+            "nodes": list(self.nodes),
+            "redis": self.redis,
+            "not_ready": list(self.not_ready),
+        }
+
 
 def banner(config: Config, facts: Facts) -> str:
     """Return the picture as lines of text."""

@@ -98,6 +98,13 @@ class Crew:
                 await self._swap(port, before)
                 raise
 
+    def adopt(self, roster: Roster, doors: Doors) -> None:
+        """Let those that run as they are begin their next life with `roster`."""
+        for index, child in enumerate(self.workers):
+            child.spec = roster.worker(index, doors)
+        for port, child in self.nodes.items():
+            child.spec = roster.node(port)
+
     async def _swap(self, port: int, spec: Spec) -> None:
         await self.supervisor.stop(self.nodes[port])
         self.nodes[port] = self.supervisor.start(spec)

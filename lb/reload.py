@@ -1,84 +1,187 @@
-"""What a changed configuration means for a running stack.  Pure."""
+"""SIGHUP: the user's file is read again and applied to what runs.
+
+All that can be found wrong is looked for first, and then nothing is changed.  What may fail later (a worker or a node
+that does not come to serve) is undone as far as it went, and said; the next reload tries again.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster.config import Config, Nodes
+from cluster import descriptors, logs
+from cluster.child import Child
+from cluster.config import Config, Endpoint
+from cluster.config_file import ConfigError, Loaded, load
+from cluster.errors import FlotillaError, StartError
+from cluster.listening import check_free, listen
+from cluster.output import Output
+from cluster.restart import RestartLimits
+from cluster.supervisor import Supervisor
+from lb.changes import Plan, plan
+from lb.crew import Crew, NotReady
+from lb.preflight import app_problem
+from lb.roster import Doors, Roster
 
-FIXED = ("cluster", "redis", "secret")
-"""Keys on which all processes of a cluster must agree at any moment."""
-
-_WORKERS_READ = ("local", "first_port", "host", "static", "discover", "lease_s", "heartbeat_s")
-"""Keys of `nodes` that balancer workers read."""
-
-_NODES_IGNORE = ("local", "first_port", "static", "discover")
-"""Keys of `nodes` that do not concern a node that runs."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The steps from one configuration to another."""
-
-    refused: Sequence[str] = ()
-    """Keys that cannot be changed while the stack runs; nothing is applied then."""
-    listen: bool = False
-    admin: bool = False
-    workers: bool = False
-    """New workers take over."""
-    add: Sequence[int] = ()
-    remove: Sequence[int] = ()
-    roll: Sequence[int] = ()
-    """Ports whose nodes are replaced one at a time."""
-    app: bool = False
-    """The application is another one, so look first whether it can be imported."""
-    restart: bool = False
-    log: bool = False
-
-    @property
-    def is_empty(self) -> bool:
-        return self == Plan()
-
-    def steps(self) -> list[str]:
-        """Say it in words, in the order in which it is done."""
-        texts = {
-            "open lb.listen": self.listen,
-            "open lb.admin": self.admin,
-            "restart limits": self.restart,
-            "log settings": self.log,
-            "replace workers": self.workers,
-            f"add nodes {_ports(self.add)}": self.add,
-            f"remove nodes {_ports(self.remove)}": self.remove,
-            f"roll nodes {_ports(self.roll)}": self.roll,
-        }
-        return [text for text, due in texts.items() if due]
+log = logging.getLogger(__name__)
 
 
-def plan(old: Config, new: Config) -> Plan:
-    """Return what leads from `old` to `new`."""
-    refused = [key for key in FIXED if getattr(old, key) != getattr(new, key)]
-    if refused:
-        return Plan(refused=refused)
-    changed = changed_keys(old.nodes, new.nodes)
-    before, after = set(old.local_ports), set(new.local_ports)
-    roll = before & after if changed - set(_NODES_IGNORE) else ()
-    return Plan(
-        listen=old.lb.listen != new.lb.listen,
-        admin=old.lb.admin != new.lb.admin,
-        workers=old.lb != new.lb or bool(changed & set(_WORKERS_READ)),
-        add=sorted(after - before),
-        remove=sorted(before - after),
-        roll=sorted(roll),
-        app=bool(after) and "app" in changed,
-        restart=old.restart != new.restart,
-        log=old.log != new.log,
-    )
+@dataclass(eq=False)
+class Running:
+    """What runs now.  A reload changes it step by step, so that it is true at any moment."""
+
+    loaded: Loaded
+    """The user's configuration as it is applied."""
+    roster: Roster
+    doors: Doors
+    crew: Crew
+    supervisor: Supervisor
+    output: Output
+    tasks: asyncio.TaskGroup
+    reloads: int = 0
 
 
-def changed_keys(old: Nodes, new: Nodes) -> set[str]:
-    return {key for key in Nodes.model_fields if getattr(old, key) != getattr(new, key)}
+async def reload(running: Running) -> bool:
+    """Apply the user's file as it is now, and log what that meant; return whether all of it is applied."""
+    try:
+        loaded = load(running.loaded.file)
+        steps = plan(running.loaded.config, loaded.config)
+        if steps.refused:
+            return _refused([f"{key}: cannot be changed while the stack runs; restart needed" for key in steps.refused])
+        if steps.is_empty:
+            log.info("reload: the configuration is unchanged")
+            return True
+        await _Reload(running, loaded, steps).run()
+    except ConfigError as exc:
+        return _refused(exc.problems)
+    except (FlotillaError, OSError) as exc:
+        # OSError: the disk of the run directory is full, no process can be made.
+        return _refused([str(exc)])
+    return True
 
 
-def _ports(ports: Sequence[int]) -> str:
-    return " ".join(map(str, ports))
+def _refused(problems: list[str]) -> bool:
+    for problem in problems:
+        log.error("reload: not applied", extra={"problem": problem})
+    return False
+
+
+class _Reload:
+    """One reload that has something to do."""
+
+    def __init__(self, running: Running, loaded: Loaded, steps: Plan) -> None:
+        self._running = running
+        self._loaded = loaded
+        self._steps = steps
+        self._opened: list[socket.socket] = []
+
+    async def run(self) -> None:
+        """Raises FlotillaError and OSError; what stands then in `running` is what runs."""
+        running, steps = self._running, self._steps
+        running.reloads += 1
+        roster = self._write_roster()
+        try:
+            await self._check(roster)
+            doors = self._open_doors()
+            log.info("reload: begins", extra={"plan": steps.in_words()})
+            old_workers = await self._bring_in(roster, doors)
+        except BaseException:
+            for opened in self._opened:
+                opened.close()
+            roster.file.unlink(missing_ok=True)
+            raise
+        self._move_in(roster, doors, old_workers)
+        try:
+            await self._change_nodes(roster)
+            running.loaded = self._loaded
+            running.crew.adopt(roster, running.doors)
+        finally:
+            self._forget_files()
+        log.info("reload: done", extra={"plan": steps.in_words()})
+
+    def _write_roster(self) -> Roster:
+        now = self._running.roster
+        # What must not change was resolved at start.
+        resolved = self._loaded.config.model_copy(update={"redis": now.config.redis, "secret": now.config.secret})
+        return Roster.write(resolved, self._loaded.base, now.run_dir, self._running.reloads)
+
+    async def _check(self, roster: Roster) -> None:
+        """Raise FlotillaError if the new configuration cannot be applied."""
+        steps, config = self._steps, self._loaded.config
+        descriptors.check_connections(config)
+        for port in steps.add:
+            check_free(Endpoint(config.nodes.host, port), "nodes.first_port")
+        if steps.app and (problem := await app_problem(roster.file, roster.base)):
+            raise StartError(problem.splitlines()[-1])
+
+    def _open_doors(self) -> Doors:
+        doors, lb = self._running.doors, self._loaded.config.lb
+        public, admin = doors.public, doors.admin
+        if self._steps.listen:
+            public = listen(lb.listen, "lb.listen")
+            self._opened.append(public)
+        if self._steps.admin:
+            admin = listen(lb.admin, "lb.admin")
+            self._opened.append(admin)
+        return Doors(public, admin)
+
+    async def _bring_in(self, roster: Roster, doors: Doors) -> Sequence[Child]:
+        """Start the new nodes and workers; return the workers that may go.  Raises NotReady: none was started."""
+        crew, steps = self._running.crew, self._steps
+        # Nodes first: a worker waits until it knows its nodes.
+        await crew.add_nodes(steps.add, roster)
+        if not steps.workers:
+            return ()
+        try:
+            return await crew.replace_workers(roster, doors)
+        except NotReady:
+            await crew.remove_nodes(steps.add)
+            raise
+
+    def _move_in(self, roster: Roster, doors: Doors, old_workers: Sequence[Child]) -> None:
+        """The new workers serve: let the old ones drain, and let go of what only they had."""
+        running, config = self._running, self._loaded.config
+        before, running.doors, running.roster = running.doors, doors, roster
+        for then, now in ((before.public, doors.public), (before.admin, doors.admin)):
+            if then is not now:
+                then.close()
+        if old_workers:
+            running.tasks.create_task(running.supervisor.stop(*old_workers), name="drain old workers")
+        if self._steps.restart:
+            running.supervisor.apply(RestartLimits(**config.restart.model_dump()))
+        if self._steps.log:
+            self._share_log_settings(config)
+        # From here on all but the nodes is as the new configuration says.
+        nodes = running.loaded.config.nodes
+        running.loaded = Loaded(config.model_copy(update={"nodes": nodes}), self._loaded.base, self._loaded.file)
+
+    def _share_log_settings(self, config: Config) -> None:
+        running = self._running
+        running.output.form = config.log.format
+        text = logs.share(config.log.level, config.log.format)
+        logs.follow(running.roster.run_dir.write_private(running.roster.log_file.name, text))
+        for child in running.crew.everyone:
+            child.hang_up()
+
+    async def _change_nodes(self, roster: Roster) -> None:
+        running, steps = self._running, self._steps
+        await running.crew.remove_nodes(steps.remove)
+        there = {key: getattr(self._loaded.config.nodes, key) for key in ("local", "first_port", "static", "discover")}
+        config = running.loaded.config
+        nodes = config.nodes.model_copy(update=there)
+        running.loaded = Loaded(config.model_copy(update={"nodes": nodes}), running.loaded.base, running.loaded.file)
+        try:
+            await running.crew.roll_nodes(steps.roll, roster)
+        except NotReady as exc:
+            raise StartError(f"nodes were rolled only in part: {exc}; its old configuration is back") from None
+
+    def _forget_files(self) -> None:
+        """Remove the resolved configurations that no child will read again."""
+        roster = self._running.roster
+        needed = {word for child in self._running.supervisor.children for word in child.spec.argv}
+        for file in roster.run_dir.path.glob("config.resolved*.yaml"):
+            if file != roster.file and str(file) not in needed:
+                file.unlink(missing_ok=True)

@@ -8,12 +8,15 @@ of a reload.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+from cluster import logs
 from cluster.child import Spec
 from cluster.config import EMBEDDED, NO_REDIS, Config, Endpoint, Lb
 from cluster.errors import StartError
@@ -51,6 +54,12 @@ class Doors:
     def admin_at(self) -> Endpoint:
         return _endpoint(self.admin)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         self.public.close()
         self.admin.close()
@@ -74,6 +83,11 @@ class Roster:
         # JSON is YAML.
         return cls(config, base, run_dir, run_dir.write_private(name, json.dumps(config.dumped(), indent=1)))
 
+    @property
+    def log_file(self) -> Path:
+        """What children follow to learn the log settings of a reload."""
+        return self.run_dir.path / "log.json"
+
     def node_name(self, port: int) -> str:
         private = self.config.redis in (EMBEDDED, NO_REDIS) or self.config.redis.startswith("unix:")
         return slot_name(port, private_redis=private)
@@ -85,9 +99,10 @@ class Roster:
         return Spec(
             name=f"worker-{index}",
             argv=self._command("lb", "worker", options),
+            env=self._env(),
             pass_fds=fds,
             stop_within_s=self.config.lb.drain_s + STOP_MARGIN_S,
-            facts={"kind": "worker"},
+            facts={"kind": "worker", "ports": [doors.listen.port, doors.admin_at.port]},
         )
 
     def node(self, port: int) -> Spec:
@@ -97,10 +112,15 @@ class Roster:
         return Spec(
             name=name,
             argv=self._command("node", None, {"--port": port, "--name": name}),
+            env=self._env(),
             lifeline=not nodes.outlive_supervisor,
             stop_within_s=nodes.drain_s + STOP_MARGIN_S,
-            facts={"kind": "node", "port": port},
+            facts={"kind": "node", "port": port, "ports": [port]},
         )
+
+    def _env(self) -> dict[str, str]:
+        # What an application prints shall appear when it prints it.
+        return os.environ | {logs.FOLLOW: str(self.log_file), "PYTHONUNBUFFERED": "1"}
 
     def _command(self, module: str, command: str | None, options: Mapping[str, object]) -> tuple[str, ...]:
         every = {"--config": self.file, "--base": self.base, "--run-dir": self.run_dir.path, **options}

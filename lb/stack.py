@@ -9,34 +9,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager
 from pathlib import Path
 
-from cluster import descriptors, embedded, lifecycle, logs, redis_link
-from cluster.child import Child, ChildState, End
-from cluster.config import EMBEDDED, NO_REDIS, Config, Endpoint
+import setproctitle
+
+from cluster import descriptors, embedded, leftovers, lifecycle, logs
+from cluster.child import Child, End
+from cluster.config import Endpoint
 from cluster.config_file import Loaded, load
-from cluster.errors import StartError
-from cluster.keys import Keys
+from cluster.errors import StartError, UsageError
 from cluster.lifecycle import Stopped, unless
 from cluster.listening import check_free
+from cluster.notify import READY, STOPPING, notify
 from cluster.output import Output
-from cluster.registry import Registry
 from cluster.restart import RestartLimits
 from cluster.rundir import RunDir, base_directory, run_directory
-from cluster.secret import agree_on_secret
 from cluster.supervisor import Supervisor, lifeline
+from cluster.terminal import Terminal
 from cluster.version import version
 from lb.banner import Facts, banner
 from lb.crew import Crew
+from lb.reload import Running, reload
 from lb.roster import Doors, Roster
+from lb.stack_redis import Redis
 
 log = logging.getLogger(__name__)
 
 NAME = "supervisor"
-REDIS_READY_WITHIN_S = 15.0
-WITHDRAW_WITHIN_S = 2.0
+HURRIED = 128 + signal.SIGINT
+"""Exit status after a second signal."""
 
 
 def main(file: Path | None) -> int:
@@ -49,53 +53,63 @@ def main(file: Path | None) -> int:
     descriptors.check_connections(config)
     with Output.standard(config.log.format) as output:
         logs.set_up(NAME, config.log.level, config.log.format, output.stream(NAME))
+        setproctitle.setproctitle(f"flotilla {NAME}")
         descriptors.raise_limit()
-        with run_directory(base_directory()) as run_dir, closing(Doors.open(config.lb)) as doors:
-            check_ports(config)
+        base = base_directory()
+        leftovers.clear(base, {*config.local_ports, config.lb.listen.port, config.lb.admin.port})
+        with run_directory(base) as run_dir, Doors.open(config.lb) as doors:
+            for port in config.local_ports:
+                check_free(Endpoint(config.nodes.host, port), "nodes.first_port")
             stack = Stack(loaded, output, run_dir, doors)
             return lifecycle.run(stack.run, on_second_signal=stack.hurry)
 
 
-def check_ports(config: Config) -> None:
-    """Raise StartError, one readable line, if a local node's port is in use."""
-    for port in config.local_ports:
-        check_free(Endpoint(config.nodes.host, port), "nodes.first_port")
-
-
 class Stack:
-    """One running stack: its children, and the sockets that they inherit."""
+    """One stack, from its start to its end."""
 
     def __init__(self, loaded: Loaded, output: Output, run_dir: RunDir, doors: Doors) -> None:
         self._loaded = loaded
         self._output = output
         self._run_dir = run_dir
         self._doors = doors
-        self._redis_url = loaded.config.redis
-        self._redis_name = ""
-        self._status = 0
-        self._failure: Exception | None = None
+        self._running: Running | None = None
+        self._redis = Redis(loaded.config)
+        self._failure: StartError | UsageError | None = None
+        self._hurried = False
+        self._hung_up = asyncio.Event()
+        self._terminal = Terminal()
 
     async def run(self, stopping: asyncio.Event) -> int:
-        """Run until `stopping`; no child is left afterwards."""
-        async with self._supervised(stopping):
+        """Run until `stopping`; no child is left afterwards.
+
+        Raises StartError or UsageError: the stack cannot come up.
+        """
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup, stopping)
+        async with self._supervising(stopping) as tasks:
             try:
-                await unless(stopping, self._start())
-                self._show()
-                await stopping.wait()
+                await unless(stopping, self._live(tasks))
             except Stopped:
-                log.info("stopped during start-up")
+                notify(STOPPING)
             finally:
                 await self._stop()
         if self._failure is not None:
             raise self._failure
-        return 0
+        return HURRIED if self._hurried else 0
 
     def hurry(self) -> None:
         """End all children at once."""
+        self._hurried = True
         self._supervisor.hurry()
 
+    def _on_hangup(self, stopping: asyncio.Event) -> None:
+        if self._terminal.is_gone:
+            log.info("stopping: the terminal is gone")
+            stopping.set()
+        else:
+            self._hung_up.set()
+
     @asynccontextmanager
-    async def _supervised(self, stopping: asyncio.Event) -> AsyncIterator[None]:
+    async def _supervising(self, stopping: asyncio.Event) -> AsyncIterator[asyncio.TaskGroup]:
         def changed(_: Child) -> None:
             self._failure = self._failure or self._crew.verdict()
             if self._failure is not None:
@@ -109,59 +123,27 @@ class Stack:
                         tasks, self._run_dir, self._output, lifeline_fd, limits, on_end=self._ended, on_change=changed
                     )
                     self._crew = Crew(self._supervisor)
-                    yield
+                    yield tasks
         finally:
+            # What else is said goes to standard error; let it come last.
             self._output.flush()
 
-    async def _start(self) -> None:
-        config = self._loaded.config
-        if config.redis == EMBEDDED:
-            self._redis_url = await self._start_valkey()
-        elif config.redis != NO_REDIS:
-            await redis_link.check(self._redis_url)
-            self._redis_name = redis_link.without_password(self._redis_url)
-        else:
-            self._redis_name = "none"
-        self._roster = Roster.write(await self._resolved(config), self._loaded.base, self._run_dir, 0)
-        self._crew.start(self._roster, self._doors)
+    async def _live(self, tasks: asyncio.TaskGroup) -> None:
+        """Start all, then reload whenever we are asked to.  Never returns."""
+        await self._redis.start(self._supervisor, self._run_dir)
+        resolved = self._loaded.config.model_copy(
+            update={"redis": self._redis.url, "secret": await self._redis.secret()}
+        )
+        roster = Roster.write(resolved, self._loaded.base, self._run_dir, 0)
+        self._crew.start(roster, self._doors)
         await self._crew.settled()
-
-    async def _start_valkey(self) -> str:
-        path = embedded.binary()
-        self._redis_name = f"embedded (valkey {embedded.version(path)}, private socket)"
-        child = self._supervisor.start(embedded.spec(path, self._run_dir))
-        try:
-            async with asyncio.timeout(REDIS_READY_WITHIN_S):
-                await child.until(ChildState.READY, ChildState.WAITING, ChildState.GIVEN_UP)
-        except TimeoutError:
-            raise StartError(f"redis: the embedded Valkey does not answer after {REDIS_READY_WITHIN_S:g} s") from None
-        if child.state is not ChildState.READY:
-            raise StartError(f"redis: the embedded Valkey does not start: {child.reason}")
-        return embedded.url(self._run_dir)
-
-    async def _resolved(self, config: Config) -> Config:
-        """Return `config` as children need it: the real URL of Redis, and the secret."""
-        if self._redis_url == NO_REDIS:
-            secret = await agree_on_secret(config, None)
-        else:
-            async with redis_link.connection(self._redis_url) as link:
-                secret = await agree_on_secret(config, link)
-        return config.model_copy(update={"redis": self._redis_url, "secret": secret.decode()})
-
-    async def _ended(self, child: Child, end: End) -> None:
-        """Take the record of a dead node out of the registry at once: nobody needs to wait for its lease."""
-        if child.spec.facts.get("kind") != "node" or self._redis_url == NO_REDIS:
-            return
-        try:
-            async with asyncio.timeout(WITHDRAW_WITHIN_S), redis_link.connection(self._redis_url) as link:
-                registry = Registry(link, Keys(self._loaded.config.cluster))
-                for record in await registry.members():
-                    if record.name == child.name and record.pid == end.pid:
-                        await registry.withdraw(record.name, record.incarnation)
-                        log.info("dead node signed off", extra={"node": record.name, "pid": end.pid})
-        except redis_link.REDIS_AWAY as exc:
-            # Its lease ends anyway.
-            log.debug("dead node not signed off", extra={"node": child.name, "reason": str(exc)})
+        self._show()
+        notify(READY)
+        self._running = Running(self._loaded, roster, self._doors, self._crew, self._supervisor, self._output, tasks)
+        while True:
+            await self._hung_up.wait()
+            self._hung_up.clear()
+            await reload(self._running)
 
     def _show(self) -> None:
         facts = Facts(
@@ -169,16 +151,22 @@ class Stack:
             listen=self._doors.listen,
             admin=self._doors.admin_at,
             nodes=[child.name for child in self._crew.nodes.values()],
-            redis=self._redis_name,
+            redis=self._redis.name,
             not_ready=self._crew.not_ready(),
         )
         if self._output.form == "text":
             self._output.plain(banner(self._loaded.config, facts))
         else:
-            log.info("up", extra={"listen": str(facts.listen), "admin": str(facts.admin), "nodes": list(facts.nodes)})
+            log.info("up", extra=facts.as_fields())
 
     async def _stop(self) -> None:
         self._doors.close()
-        everyone = self._supervisor.children
-        await self._supervisor.stop(*(child for child in everyone if child.name != embedded.NAME))
-        await self._supervisor.stop(*everyone)
+        if self._running is not None:
+            self._running.doors.close()
+        children = list(self._supervisor.children)
+        await self._supervisor.stop(*(child for child in children if child.name != embedded.NAME))
+        await self._supervisor.stop(*(child for child in children if child.name == embedded.NAME))
+
+    async def _ended(self, child: Child, end: End) -> None:
+        if child.spec.facts["kind"] == "node":
+            await self._redis.sign_off(child.name, end.pid)
