@@ -39,7 +39,8 @@ async def joined(crowd: Crowd, url: str, name: str, transports: Sequence[str], *
 
 
 async def everyone_hears(sender: Client, clients: Sequence[Client], text: str, within_s: float = 10) -> None:
-    assert (await sender.call("message", {"text": text}))["ok"] is True
+    answer = await sender.call("message", {"text": text})
+    assert answer["ok"] is True, answer
     for client in clients:
         [message] = await eventually(
             partial(heard, client, text), within_s=within_s, what=f"a client on {port_of(client)} hears {text!r}"
@@ -93,10 +94,13 @@ def test_two_hundred_clients_all_hear_one(kind: str, tmp_path: Path) -> None:
                     *(joined(crowd, stack.url, f"user-{i}", kinds[i % 3]) for i in range(start, start + 20))
                 )
             per_server = Counter(port_of(client) for client in clients)
+            assert all(client.heard.disconnects == [] for client in clients), Counter(
+                (client.heard.transport, *client.heard.disconnects) for client in clients
+            )
             assert sum(per_server.values()) == 200
             assert min(per_server.values()) > 40, per_server
-            for client in clients[:3]:
-                await everyone_hears(client, clients, f"from {port_of(client)}", within_s=20)
+            for i, client in enumerate(clients[:3]):
+                await everyone_hears(client, clients, f"to two hundred {i}", within_s=20)
             assert (await clients[-1].call("online_users"))["count"] == 200
             assert all(client.heard.disconnects == [] for client in clients)
             nodes = await stack.nodes()

@@ -28,9 +28,10 @@ class Valkey:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.port}/0"
 
-    def start(self) -> None:
+    def start(self, *more: str) -> None:
+        """Start it; `more` are further arguments."""
         options = {"port": self.port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": self.directory}
-        command = [str(get_binary_path())]
+        command = [str(get_binary_path()), *more]
         for key, value in options.items():
             command += [f"--{key}", str(value)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

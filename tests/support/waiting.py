@@ -40,3 +40,15 @@ async def eventually(question: Callable[[], Any], *, within_s: float = 10.0, wha
         if loop.time() >= deadline:
             raise AssertionError(f"not within {within_s:g} s: {what or question}; last: {last!r}")
         await asyncio.sleep(0.02)
+
+
+async def lastingly(question: Callable[[], object], for_s: float, *, what: str = "") -> None:
+    """Raise AssertionError unless the answer to `question` is true now and stays true for `for_s`.
+
+    For what must *not* happen: as long as it has not, only time can tell.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + for_s
+    while loop.time() < until:
+        assert question(), f"not for {for_s:g} s: {what or question}"
+        await asyncio.sleep(0.02)

@@ -17,7 +17,11 @@ function connect({ id, url, options }) {
     engine.once("upgrade", (transport) => report({ id, what: "upgrade", transport: transport.name }));
   });
   socket.on("connect_error", (error) => report({ id, what: "connect_error", reason: error.message }));
-  socket.on("disconnect", (reason) => report({ id, what: "disconnect", reason }));
+  socket.on("disconnect", (reason, details) => {
+    const { status, responseText } = details?.context ?? {};
+    const why = [details?.message, status, responseText].filter(Boolean).join(": ");
+    report({ id, what: "disconnect", reason: why ? `${reason} (${why})` : reason });
+  });
   socket.onAny((event, ...data) => report({ id, what: "event", event, data }));
 }
 
