@@ -63,14 +63,15 @@ def main(options: NodeOptions, sio: Server) -> int:
 
     Raises StartError: the port is in use, no Redis to agree on a secret, the application's own start-up failed.
     """
+    return lifecycle.run(lambda stopping: serve(options, sio, stopping), lifeline_fd=options.lifeline_fd)
 
-    async def serve(stopping: asyncio.Event) -> int:
-        async with AsyncExitStack() as stack:
-            node = await _built(options, sio, stack)
-            await node.run(stopping)
-        return 0
 
-    return lifecycle.run(serve, lifeline_fd=options.lifeline_fd)
+async def serve(options: NodeOptions, sio: Server, stopping: asyncio.Event) -> int:
+    """As `main`, in a running event loop, until `stopping` is set."""
+    async with AsyncExitStack() as stack:
+        node = await _built(options, sio, stack)
+        await node.run(stopping)
+    return 0
 
 
 async def _built(options: NodeOptions, sio: Server, stack: AsyncExitStack) -> _Node:
@@ -156,9 +157,9 @@ class _Node:
         except Exception as exc:  # noqa: BLE001  (the application's own code: anything may happen in it)
             raise StartError(f"{users_traceback(exc)}\nthe application's start-up failed: {exc!r}") from None
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(job) for job in self._jobs()]
             await self._door.open()
             await self._announcer.enter(State.READY)
+            tasks = [group.create_task(job) for job in self._jobs()]
             lifecycle.say_ready(self._options.ready_fd)
             log.info("node ready", extra=self._described())
             await stopping.wait()

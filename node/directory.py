@@ -68,9 +68,10 @@ class RedisDirectory:
         ours = [device for device in await self._read() if (device.node, device.incarnation) == self._seat]
         await self.write(own, [device for device in ours if device.field not in kept])
 
-    async def others(self) -> list[Device] | None:
+    async def others(self, *, fresh: bool) -> list[Device] | None:
         now = asyncio.get_running_loop().time()
-        if not self._stale and now - self._read_at < self._reread_s and await self._seats() == self._alive:
+        known = not fresh and not self._stale and now - self._read_at < self._reread_s
+        if known and await self._seats() == self._alive:
             return self._found
         self._stale = False
         # The list before the registry: a node announces itself first, so its entries are never seen without it.

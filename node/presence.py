@@ -19,8 +19,14 @@ from node.roster import Change, Device, Roster, change_between, roster_of
 
 log = logging.getLogger(__name__)
 
-SPACING_S = 0.1
-"""Least time between two exchanges: changes that come together are written, read and told together."""
+SPACING_S = 0.02
+MOST_SPACING_S = 1.0
+REST = 4
+"""After an exchange the loop rests REST times as long as it worked, within these limits.  So changes that come together
+are written, read and told together, and a crowd that arrives cannot take more than a part of the node's time."""
+
+SYNC_S = 1.0
+"""How long a question may wait for the directory, before it is answered as well as this node can."""
 
 Listener = Callable[[Change], Awaitable[None]]
 
@@ -34,8 +40,11 @@ class Directory(Protocol):
     async def replace(self, own: Collection[Device]) -> None:
         """Make `own` the only entries of this node."""
 
-    async def others(self) -> list[Device] | None:
-        """Return the entries of all other nodes that are alive, or None if the directory cannot be believed now."""
+    async def others(self, *, fresh: bool) -> list[Device] | None:
+        """Return the entries of all other nodes that are alive, or None if the directory cannot be believed now.
+
+        With `fresh` everything that was written before this call counts; else what is known may do.
+        """
 
     async def watch(self, stir: Callable[[], None]) -> None:
         """Call `stir` whenever another node changed something, until cancelled."""
@@ -50,7 +59,7 @@ class Alone:
     async def replace(self, own: Collection[Device]) -> None:
         pass
 
-    async def others(self) -> list[Device] | None:
+    async def others(self, *, fresh: bool) -> list[Device] | None:
         return []
 
     async def watch(self, stir: Callable[[], None]) -> None:
@@ -87,6 +96,7 @@ class Presence:
         self._away = False
         self._told: Roster = {}
         self._stirred = asyncio.Event()
+        self._asking: list[asyncio.Future[None]] = []
         self._listeners: list[Listener] = []
 
     @property
@@ -125,20 +135,44 @@ class Presence:
         """Return who is online now: this node's users exactly, those of others as of a moment ago."""
         return roster_of([*self._own.values(), *self._others])
 
+    async def synced(self) -> None:
+        """Wait until what joined and left before this call is known everywhere it is asked for, and here.
+
+        A user whose `join` was followed by this is in the answer of any node that does this too before it calls
+        `users`.  While Redis is away it returns at once: then nobody can know better.
+        """
+        if self._away:
+            return
+        asked = asyncio.get_running_loop().create_future()
+        self._asking.append(asked)
+        self._stirred.set()
+        try:
+            async with asyncio.timeout(SYNC_S):
+                await asked
+        except TimeoutError:
+            log.debug("answered without the other nodes", extra={"waited_s": SYNC_S})
+
     def forgotten(self) -> None:
-        """The directory has lost this node's entries: write them again."""
+        """The directory has lost this node's entries: write them again.  It has lost the others' as well."""
         self._unwritten = True
+        self._distrust()
         self._stirred.set()
 
     async def run(self) -> None:
         """Exchange entries with the other nodes and tell the listeners, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._directory.watch(self._stirred.set))
+            loop = asyncio.get_running_loop()
             while True:
+                began = loop.time()
                 self._stirred.clear()
-                await self._exchange()
+                asked, self._asking = self._asking, []
+                await self._exchange(fresh=bool(asked))
+                for question in asked:
+                    if not question.done():
+                        question.set_result(None)
                 await self._tell()
-                await asyncio.sleep(SPACING_S)
+                await asyncio.sleep(min(MOST_SPACING_S, max(SPACING_S, REST * (loop.time() - began))))
                 try:
                     async with asyncio.timeout(self._refresh_s):
                         await self._stirred.wait()
@@ -153,7 +187,7 @@ class Presence:
         except REDIS_AWAY as exc:
             log.info("entries left behind", extra={"reason": str(exc)})
 
-    async def _exchange(self) -> None:
+    async def _exchange(self, *, fresh: bool) -> None:
         put, drop, unwritten = [*self._put.values()], [*self._drop.values()], self._unwritten
         self._put.clear()
         self._drop.clear()
@@ -163,7 +197,7 @@ class Presence:
                 await self._directory.replace([*self._own.values()])
             elif put or drop:
                 await self._directory.write(put, drop)
-            found = await self._directory.others()
+            found = await self._directory.others(fresh=fresh)
         except REDIS_AWAY as exc:
             self._unwritten = True
             self._distrust()

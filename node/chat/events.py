@@ -45,6 +45,7 @@ async def register(sid: str, data: object = None) -> Json:
     except BadInput as exc:
         return _refused(exc)
     sio.presence.join(sid, username)
+    await sio.presence.synced()
     return {"ok": True, "username": username, **_here(), "online": _online(sio.presence.users())}
 
 
@@ -63,6 +64,7 @@ async def message(sid: str, data: object = None) -> Json:
 
 @sio.event
 async def online_users(sid: str, data: object = None) -> Json:
+    await sio.presence.synced()
     return {**_online(sio.presence.users()), **_here()}
 
 

@@ -55,7 +55,9 @@ class NodeProcess:
             return await self.process.wait()
 
 
-async def started(*arguments: str, cwd: Path = ROOT, log: Path, pass_fds: Sequence[int] = ()) -> asyncio.subprocess.Process:
+async def started(
+    *arguments: str, cwd: Path = ROOT, log: Path, pass_fds: Sequence[int] = ()
+) -> asyncio.subprocess.Process:
     """Start `python -m node` with these arguments and return its process."""
     with log.open("wb") as output:
         return await asyncio.create_subprocess_exec(

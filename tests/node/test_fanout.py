@@ -1,0 +1,190 @@
+"""Messages between nodes: they cross, survive outages of Redis, and never hold up local clients."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import socketio
+
+from node import fanout as fanout_module
+from node.fanout import Fanout
+from tests.support.ports import free_port
+from tests.support.valkey import Valkey
+from tests.support.waiting import eventually
+
+CHANNEL = "{test}:socketio"
+
+
+class Recorder(Fanout):
+    """A fanout whose deliveries to local clients are recorded instead of sent."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, CHANNEL)
+        self.delivered: list[Any] = []
+        socketio.AsyncServer(client_manager=self, async_mode="aiohttp")
+
+    async def _handle_emit(self, message: dict[str, Any]) -> None:
+        self.delivered.append(message["data"][0])
+
+
+@asynccontextmanager
+async def listening(url: str) -> AsyncIterator[Recorder]:
+    fanout = Recorder(url)
+    task = asyncio.ensure_future(fanout.run())
+    try:
+        yield fanout
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await fanout.aclose()
+
+
+async def crosses(one: Fanout, two: Recorder) -> bool:
+    await one.emit("x", "probe")
+    await eventually(lambda: "probe" in two.delivered, within_s=0.3)
+    return True
+
+
+def test_a_message_reaches_its_own_node_once_and_every_other_once(valkey: Valkey) -> None:
+    """Its own without Redis, and not a second time when it comes back on the channel."""
+
+    async def main() -> None:
+        async with listening(valkey.url) as one, listening(valkey.url) as two:
+            await eventually(lambda: crosses(one, two))
+            one.delivered.clear()
+            two.delivered.clear()
+            for number in range(50):
+                await one.emit("x", number)
+            await two.emit("x", "last")
+            await eventually(lambda: "last" in one.delivered and 49 in two.delivered)
+            assert one.delivered == [*range(50), "last"]
+            assert [data for data in two.delivered if data != "last"] == [*range(50)]
+
+    asyncio.run(main())
+
+
+def test_an_outside_emitter_of_python_socketio_is_heard(valkey: Valkey) -> None:
+    """What is on the channel is its own format."""
+
+    async def main() -> None:
+        async with listening(valkey.url) as one:
+            outside = socketio.AsyncRedisManager(valkey.url, channel=CHANNEL, write_only=True)
+
+            async def emitted() -> bool:
+                await outside.emit("x", "from outside")
+                return "from outside" in one.delivered
+
+            await eventually(emitted)
+            await outside.redis.aclose()
+
+    asyncio.run(main())
+
+
+def test_it_works_over_a_unix_socket(valkey: Valkey) -> None:
+    """The embedded Redis has nothing else."""
+
+    async def main() -> None:
+        path = valkey.directory / "v.sock"
+        valkey.kill()
+        valkey.start("--unixsocket", str(path))
+        async with listening(f"unix://{path}") as one, listening(f"unix://{path}") as two:
+            await eventually(lambda: crosses(one, two))
+
+    asyncio.run(main())
+
+
+def test_messages_cross_again_within_seconds_after_an_outage(valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
+    """While Redis is away local clients get everything, what others miss is counted, and one line tells of it."""
+
+    async def main() -> None:
+        async with listening(valkey.url) as one, listening(valkey.url) as two:
+            await eventually(lambda: crosses(one, two))
+            valkey.kill()
+            one.delivered.clear()
+            for number in range(10):
+                await one.emit("x", number)
+            assert one.delivered == [*range(10)]
+            assert one.dropped == 10
+            valkey.start()
+            two.delivered.clear()
+            await eventually(lambda: crosses(one, two), within_s=5)
+
+    asyncio.run(main())
+    lost = [record for record in caplog.records if record.getMessage().startswith("bus lost")]
+    assert len(lost) == 2, "one line for each of the two"
+
+
+def test_a_redis_that_is_away_at_the_start_is_found_later(valkey: Valkey) -> None:
+    """The listener does not give up."""
+
+    async def main() -> None:
+        valkey.kill()
+        async with listening(valkey.url) as one, listening(valkey.url) as two:
+            await one.emit("x", "nobody hears this")
+            valkey.start()
+            await eventually(lambda: crosses(one, two), within_s=5)
+
+    asyncio.run(main())
+
+
+def test_a_redis_that_hangs_delays_one_emit_and_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a time-out nothing is published for a while: emits of a handler go on at the speed of their own node."""
+
+    async def main() -> None:
+        monkeypatch.setattr("cluster.redis_link.COMMAND_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(fanout_module, "PUBLISH_AGAIN_S", 60.0)
+        with socket.create_server(("127.0.0.1", 0)) as deaf:
+            fanout = Recorder(f"redis://127.0.0.1:{deaf.getsockname()[1]}/0")
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            for number in range(100):
+                await fanout.emit("x", number)
+            assert loop.time() - began < 3
+            assert fanout.delivered == [*range(100)]
+            assert fanout.dropped == 100
+            await fanout.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_connection_that_went_silent_is_given_up(monkeypatch: pytest.MonkeyPatch, valkey: Valkey) -> None:
+    """A host that vanished sends no reset; a subscription without a sign of life is made anew."""
+
+    async def main() -> None:
+        monkeypatch.setattr(fanout_module, "QUIET_S", 0.1)
+        accepted: list[asyncio.StreamWriter] = []
+
+        async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            accepted.append(writer)
+            # Confirms whatever it is told, as Redis does, and is never heard again.
+            while len(accepted) == 1 and await reader.read(65536):
+                writer.write(b"+OK\r\n+OK\r\n")
+                await writer.drain()
+
+        port = free_port()
+        server = await asyncio.start_server(swallow, "127.0.0.1", port)
+        async with listening(f"redis://127.0.0.1:{port}/0?protocol=2"):
+            await eventually(lambda: len(accepted) >= 2, within_s=5, what="it connected again")
+        server.close()
+        for writer in accepted:
+            writer.close()
+
+    asyncio.run(main())
+
+
+def test_python_socketio_starts_no_listener_of_its_own() -> None:
+    """It would with the first client, as a task that nobody owns."""
+
+    async def main() -> None:
+        fanout = Recorder("redis://127.0.0.1:1/0")
+        before = asyncio.all_tasks()
+        fanout.initialize()
+        assert asyncio.all_tasks() == before
+        await fanout.aclose()
+
+    asyncio.run(main())
