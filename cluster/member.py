@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
 from cluster.errors import FlotillaError
+from cluster.tag import SLOT
 
 
 class State(StrEnum):
@@ -98,7 +101,7 @@ class NodeRecord:
         """
         try:
             raw = json.loads(text)
-        except ValueError as exc:
+        except (ValueError, RecursionError) as exc:
             raise BadRecord(f"not JSON: {exc}") from None
         if not isinstance(raw, dict):
             raise BadRecord(f"a JSON object was expected, not {type(raw).__name__}")
@@ -116,10 +119,26 @@ _ACCEPTED = {"str": (str,), "int": (int,), "float": (int, float), "State": (str,
 
 def _checked(name: str, kind: str, value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, _ACCEPTED[kind]):
-        raise BadRecord(f"{name} must be of type {kind}, not {value!r}")
-    if kind != "State":
-        return value
-    try:
-        return State(str(value))
-    except ValueError:
-        raise BadRecord(f"{name} must be one of {', '.join(State)}, not {value!r}") from None
+        raise BadRecord(f"{name} must be of type {kind}, not {_shown(value)}")
+    rule = _RULES.get(name) or _RULES.get(kind)
+    if rule is not None and not rule[0](value):
+        raise BadRecord(f"{name} must be {rule[1]}, not {_shown(value)}")
+    return State(str(value)) if kind == "State" else value
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_RULES: dict[str, tuple[Callable[[Any], object], str]] = {
+    "name": (SLOT.fullmatch, "the name of a slot"),
+    "host": (lambda value: 0 < len(value) <= 255 and value.isprintable(), "the address of a host"),
+    "port": (lambda value: 0 < value < 65536, "from 1 to 65535"),
+    "incarnation": (bool, "given"),
+    "State": (lambda value: value in set(State), f"one of {', '.join(State)}"),
+    "int": (lambda value: 0 <= value < 2**63, "0 or more"),
+    # JSON as Python reads it has NaN and Infinity.
+    "float": (lambda value: value >= 0 and math.isfinite(value), "0 or more"),
+}
+"""What the values of a field, or else those of a type, must be."""

@@ -39,6 +39,7 @@ class Registry:
     def __init__(self, link: redis.Redis, keys: Keys) -> None:
         self._link = link
         self._keys = keys
+        self._complaints: dict[str, str] = {}
 
     async def announce(self, record: NodeRecord, lease_s: float, *, changed: bool) -> NodeRecord | None:
         """Write `record` under a lease of `lease_s`; with `changed`, tell everybody at once.
@@ -65,15 +66,18 @@ class Registry:
     async def members(self) -> list[NodeRecord]:
         """Return the records of all nodes whose lease holds, by name."""
         names = sorted(_text(raw) for raw in await self._link.smembers(self._keys.nodes))
+        self._complaints = {name: text for name, text in self._complaints.items() if name in names}
         if not names:
             return []
-        found = []
+        found, ended = [], []
         for name, raw in zip(names, await self._link.mget([self._keys.node(name) for name in names]), strict=True):
             if raw is None:
-                # A node that renews right now adds its name again with its next heartbeat.
-                await self._link.srem(self._keys.nodes, name)
+                ended.append(name)
             elif (record := self._read(name, raw)) is not None:
                 found.append(record)
+        if ended:
+            # A node that renews right now adds its name again with its next heartbeat.
+            await self._link.srem(self._keys.nodes, *ended)
         return found
 
     @asynccontextmanager
@@ -87,11 +91,17 @@ class Registry:
         if raw is None:
             return None
         try:
-            return NodeRecord.from_json(raw)
+            record = NodeRecord.from_json(raw)
+            if record.name != name:
+                raise BadRecord(f"it is called {record.name}")
         except BadRecord as exc:
-            # One unreadable node must not hide the others.
-            log.warning("record ignored", extra={"node": name, "reason": str(exc)})
+            # One unreadable node must not hide the others, nor fill the log with each heartbeat.
+            if self._complaints.get(name) != str(exc):
+                self._complaints[name] = str(exc)
+                log.warning("record ignored", extra={"node": name, "reason": str(exc)})
             return None
+        self._complaints.pop(name, None)
+        return record
 
 
 def _text(raw: bytes | str) -> str:
