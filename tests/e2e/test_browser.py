@@ -66,7 +66,9 @@ def test_two_windows_chat_across_two_nodes_and_one_survives_the_death_of_its_nod
     complaints.clear()
 
     async def main() -> None:
-        async with browser() as chromium, running_stack(tmp_path, nodes=2) as stack:
+        # A node that is back within a second gets its window back; this one stays away.
+        away = {"first_delay_s": 60, "most_delay_s": 60}
+        async with browser() as chromium, running_stack(tmp_path, nodes=2, restart=away) as stack:
             ann = await window(chromium, stack.url, "Ann")
             bob = await window(chromium, stack.url, "Bob")
             ann_node, bob_node = await serving_node(ann), await serving_node(bob)
