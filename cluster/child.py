@@ -100,10 +100,6 @@ class Child:
     def name(self) -> str:
         return self.spec.name
 
-    @property
-    def has_ended(self) -> bool:
-        return self.state in (ChildState.STOPPED, ChildState.GIVEN_UP)
-
     def ask_to_stop(self) -> None:
         """Let it end in order: SIGTERM, and SIGKILL when its time is over."""
         self._stop.set()
@@ -126,19 +122,23 @@ class Child:
 
     async def run(self) -> None:
         """Keep it running until it is asked to stop, or given up.  However this ends, no process is left."""
-        while not self._stop.is_set():
-            end = await self._live()
-            if self.on_end is not None:
-                await self.on_end(self, end)
-            if self._stop.is_set():
-                break
-            if (delay_s := self._again_after(end)) is None:
-                self._become(ChildState.GIVEN_UP)
-                return
-            self._become(ChildState.WAITING)
-            await _unless(self._stop, delay_s)
-            self.restarts += 1
-        self._become(ChildState.STOPPED)
+        final = ChildState.STOPPED
+        try:
+            while not self._stop.is_set():
+                end = await self._live()
+                if self.on_end is not None:
+                    await self.on_end(self, end)
+                if self._stop.is_set():
+                    break
+                if (delay_s := self._again_after(end)) is None:
+                    final = ChildState.GIVEN_UP
+                    break
+                self._become(ChildState.WAITING)
+                await _unless(self._stop, delay_s)
+                self.restarts += 1
+        finally:
+            # Also when we were cancelled: whoever stops us waits for this.
+            self._become(final)
 
     def _again_after(self, end: End) -> float | None:
         """Return the delay before its next start in seconds, or None if there shall be none."""
