@@ -24,7 +24,7 @@ def exposition(nodes: Iterable[Node], stack: Stack, redis: str) -> bytes:
     return generate_latest(registry)
 
 
-@dataclass
+@dataclass(eq=False)
 class _Picture(Collector):
     nodes: list[Node]
     stack: Stack

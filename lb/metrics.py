@@ -44,7 +44,7 @@ class NodeCounts:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> NodeCounts:
-        """Read what `to_dict` of a worker of this stack wrote.  Raises KeyError, TypeError or ValueError."""
+        """Read what `to_dict` wrote; raises as `Totals.from_dict` does."""
         exchanges = [int(count) for count in raw["exchanges"]]
         if len(exchanges) != len(STATUS_CLASSES):
             raise ValueError(f"{len(STATUS_CLASSES)} classes of exchanges were expected, not {len(exchanges)}")
@@ -77,7 +77,10 @@ class Totals:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Totals:
-        """Read what `to_dict` of a worker of this stack wrote.  Raises KeyError, TypeError or ValueError."""
+        """Read what `to_dict` of a worker of this stack wrote.
+
+        Raises AttributeError, KeyError, TypeError or ValueError for what another version wrote.
+        """
         return cls(
             {str(name): NodeCounts.from_dict(counts) for name, counts in raw["nodes"].items()},
             {str(reason): int(count) for reason, count in raw["rejected"].items()},

@@ -157,7 +157,7 @@ def _close_tunnels(totals: Totals) -> None:
 def _read(name: str, raw: Mapping[str, Any]) -> tuple[Worker, Totals] | None:
     try:
         return Worker(**raw["worker"]), Totals.from_dict(raw["totals"])
-    except (KeyError, TypeError, ValueError) as exc:
+    except (AttributeError, KeyError, TypeError, ValueError) as exc:
         # Written by a worker of another version, while the stack is being upgraded under us.
         log.debug("report ignored", extra={"report": name, "reason": repr(exc)})
         return None
