@@ -30,6 +30,9 @@ SERVER_LEAVES = "server leaves"
 
 NORMAL_CLOSURE = 1000
 
+# Types of packets, and `b` before base64 (Engine.IO protocol 4, "Packet encoding").
+_PACKET_BEGINNINGS = frozenset("0123456b")
+
 
 class WebSocket(driver.WebSocket):  # type: ignore[misc]
     """One WebSocket of a session."""
@@ -55,15 +58,21 @@ class WebSocket(driver.WebSocket):  # type: ignore[misc]
             await self.handler(self)
         except (ValueError, RecursionError) as exc:
             # What a client sends must not leave its session half open, nor a traceback in our log.
-            session: AsyncSocket = self.handler.__self__
-            log.info("client dropped: not Engine.IO", extra={"sid": session.sid, "reason": str(exc)})
-            await session.close(wait=False, abort=True, reason=self.server.reason.TRANSPORT_ERROR)
-            await session.queue.put(None)
+            sid = self.handler.__self__.sid
+            log.info("client dropped: not Engine.IO", extra={"sid": sid, "reason": str(exc)})
+            await self.server.drop(sid)
             await self.close()
         finally:
             self.server.websockets.discard(self)
             self.gone.set()
         return self._sock
+
+    async def wait(self) -> Any:
+        """Return the next message.  Raises OSError, which python-engineio takes for the end of the connection."""
+        data = await super().wait()
+        if isinstance(data, str) and data[:1] not in _PACKET_BEGINNINGS:
+            raise OSError("not an Engine.IO packet")
+        return data
 
     async def close(self) -> None:
         await self._sock.close(code=CloseCode.GOING_AWAY if self.server.leaving else NORMAL_CLOSURE)
@@ -110,6 +119,13 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]
             self.messages_in += 1
         result: Awaitable[Any] = super()._trigger_event(event, *args, **kwargs)
         return result
+
+    async def drop(self, sid: str) -> None:
+        """End the session `sid` at once: its client does not speak our protocol."""
+        session = self.sockets.get(sid)
+        if session is not None:
+            await session.close(wait=False, abort=True, reason=self.reason.TRANSPORT_ERROR)
+            await session.queue.put(None)
 
     def leave(self) -> None:
         """Take no new sessions from now on."""

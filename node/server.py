@@ -17,6 +17,7 @@ from aiohttp import web
 
 from cluster.errors import UsageError
 from node.engine import Engine
+from node.packet import BadPacket, CheckedPacket
 from node.presence import Presence
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         self._node: NodeInfo | None = None
         self._presence: Presence | None = None
         self.web = web.Application()
+        if options.get("serializer", "default") == "default":
+            options["serializer"] = CheckedPacket
         options.setdefault("engineio_logger", logger)
         options["engineio_logger"] = _logger("engineio.server", options["engineio_logger"])
         super().__init__(client_manager=client_manager, logger=_logger("socketio.server", logger), **options)
@@ -141,6 +144,13 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
     def event(self, *args: Any, **kwargs: Any) -> Any:
         """As python-socketio's `event`, with types: a handler keeps its own."""
         return super().event(*args, **kwargs)
+
+    async def _handle_eio_message(self, eio_sid: str, data: Any) -> None:
+        try:
+            await super()._handle_eio_message(eio_sid, data)
+        except BadPacket as exc:
+            log.info("client dropped: not Socket.IO", extra={"sid": eio_sid, "reason": str(exc)})
+            await self.eio.drop(eio_sid)
 
     async def _handle_event_internal(self, server: Any, sid: str, *event: Any) -> None:
         # Not the task: without `async_handlers` that one serves the whole connection.

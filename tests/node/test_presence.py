@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 import redis.asyncio as redis
@@ -41,6 +42,15 @@ class Seat:
 
     def left(self) -> list[str]:
         return [user.username for change in self.told for user in change.left]
+
+    def sees(self, *usernames: str) -> bool:
+        return set(self.presence.users()) == set(usernames)
+
+    def has_devices(self, username: str, count: int) -> bool:
+        return self.presence.users()[username].devices == count
+
+    def has_lost(self, username: str) -> bool:
+        return self.left() == [username]
 
     async def announce(self) -> None:
         assert self.registry is not None
@@ -216,11 +226,11 @@ def test_one_user_on_two_nodes_joins_and_leaves_once_in_the_eyes_of_each(valkey:
             one.presence.join("s1", "ann")
             two.presence.join("s2", "ann")
             for seat in (one, two):
-                await eventually(lambda seat=seat: seat.presence.users()["ann"].devices == 2)  # type: ignore[misc]
+                await eventually(partial(seat.has_devices, "ann", 2))
             one.presence.leave("s1")
             two.presence.leave("s2")
             for seat in (one, two):
-                await eventually(lambda seat=seat: seat.left() == ["ann"])  # type: ignore[misc]
+                await eventually(partial(seat.has_lost, "ann"))
                 assert seat.joined() == ["ann"]
 
     asyncio.run(main())
@@ -268,7 +278,7 @@ def test_a_directory_that_was_emptied_makes_nobody_leave(valkey: Valkey) -> None
             one.presence.join("s1", "ann")
             two.presence.join("s2", "bob")
             for seat in (one, two):
-                await eventually(lambda seat=seat: set(seat.presence.users()) == {"ann", "bob"})  # type: ignore[misc]
+                await eventually(partial(seat.sees, "ann", "bob"))
             valkey.kill()
             one.presence.join("s3", "cid")
             assert set(one.presence.users()) == {"ann", "bob", "cid"}

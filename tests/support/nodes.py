@@ -18,6 +18,7 @@ from cluster.config import Config
 from cluster.config_file import Loaded
 from node import Server
 from node.app import NodeOptions, serve
+from node.server import NotInANode
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +46,7 @@ class NodeProcess:
         self.process.kill()
 
     def said(self) -> str:
-        return self.log.read_text(encoding="utf-8", errors="replace")
+        return _text(self.log)
 
     async def stop(self, within_s: float = 15) -> int:
         """Stop it as `kill` does, and return the exit status."""
@@ -84,13 +85,13 @@ async def ended(*arguments: str, cwd: Path = ROOT, log: Path, within_s: float = 
         process.kill()
         await process.wait()
         raise
-    return status, log.read_text(encoding="utf-8", errors="replace")
+    return status, _text(log)
 
 
 @asynccontextmanager
 async def running_node(directory: Path, *arguments: str, cwd: Path = ROOT) -> AsyncIterator[NodeProcess]:
     """Run a node on a free port until the block ends; `directory` gets its log."""
-    log = directory / f"node-{len(list(directory.glob('node-*.log')))}.log"
+    log = _unused(directory)
     process = await started("--port", "0", *arguments, cwd=cwd, log=log)
     node = NodeProcess(process, 0, log)
     try:
@@ -106,6 +107,14 @@ async def running_node(directory: Path, *arguments: str, cwd: Path = ROOT) -> As
             process.kill()
             await process.wait()
             raise
+
+
+def _unused(directory: Path) -> Path:
+    return directory / f"node-{len(list(directory.glob('node-*.log')))}.log"
+
+
+def _text(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")
 
 
 def _port_in(node: NodeProcess) -> int:
@@ -135,9 +144,9 @@ async def node_here(sio: Server, *, redis: str = "none", host: str = "127.0.0.1"
 async def _url_of(sio: Server, serving: asyncio.Task[int]) -> str:
     if serving.done():
         serving.result()
-    url = f"http://127.0.0.1:{sio.node.port}"
     try:
+        url = f"http://127.0.0.1:{sio.node.port}"
         async with aiohttp.ClientSession() as session, session.get(f"{url}/healthz") as answer:
             return url if answer.status == 200 else ""
-    except aiohttp.ClientError as exc:
+    except (NotInANode, aiohttp.ClientError) as exc:
         raise ConnectionError(str(exc)) from None
