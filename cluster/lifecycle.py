@@ -33,8 +33,11 @@ def run(
     *,
     lifeline_fd: int | None = None,
     on_second_signal: Callable[[], None] | None = None,
+    starts_children: bool = False,
 ) -> int:
     """Run `main` on uvloop where it is installed, else on asyncio's own loop, until it returns its exit status.
+
+    A process that `starts_children` runs on asyncio's: with uvloop (0.23) they inherit descriptors that nobody passed.
 
     SIGTERM, SIGINT and the end of the lifeline set the event that `main` is given.  A second signal calls
     `on_second_signal` if there is one; without, and after that, a signal ends the process at once (status 128 + n).
@@ -43,7 +46,7 @@ def run(
     code, anything else with a traceback in the log and status 1.
     """
     try:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop if starts_children else _loop_factory()) as runner:
             return runner.run(_until_stopped(main, lifeline_fd, on_second_signal))
     except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001  the one edge at which a process ends
         return _explain(exc)

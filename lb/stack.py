@@ -61,7 +61,7 @@ def main(file: Path | None) -> int:
             for port in config.local_ports:
                 check_free(Endpoint(config.nodes.host, port), "nodes.first_port")
             stack = Stack(loaded, output, run_dir, doors)
-            return lifecycle.run(stack.run, on_second_signal=stack.hurry)
+            return lifecycle.run(stack.run, on_second_signal=stack.hurry, starts_children=True)
 
 
 class Stack:
