@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,6 +15,8 @@ from cluster.config_file import load
 from cluster.errors import StartError, UsageError
 from cluster.rundir import RunDir
 from cluster.version import version
+
+COMMANDS = ("check", "status")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -24,9 +27,10 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line says and return the exit status."""
-    options = _parser().parse_args(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        return _run(options)
+        # The command that the supervisor starts its workers with; no user types it.
+        return _work(words[1:]) if words[:1] == ["worker"] else _run(_options(words))
     except (StartError, UsageError) as exc:
         sys.stderr.write(f"{exc}\n")
         return exc.exit_code
@@ -36,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # Each command imports what it needs: `status` should not load the balancer, nor a worker the supervisor.
+    # Each command imports what it needs: `status` should not load the supervisor, nor that the balancer.
     match options.command:
         case "check":
             from lb.check import check
@@ -46,23 +50,57 @@ def _run(options: argparse.Namespace) -> int:
             from lb.status import show_status
 
             return show_status(load(options.config).config)
-        case "worker":
-            return _work(options)
         case _:
             from lb.stack import main as supervise
 
             return supervise(options.config)
 
 
-def _work(options: argparse.Namespace) -> int:
+def _options(words: Sequence[str]) -> argparse.Namespace:
+    name = os.path.basename(sys.argv[0])
+    parser = _Parser(
+        prog="python -m lb" if name == "__main__.py" else name,
+        description="Run a Flotilla stack: balancer, nodes and Redis, as one file says.",
+        epilog="Without a command the stack runs until Ctrl-C or SIGTERM; SIGHUP applies a changed configuration.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "command",
+        nargs="?",
+        metavar="{check,status}",
+        help="check: say whether the configuration can run, and run nothing; status: show the nodes of a running stack",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help="the configuration (default: ./config.yaml if there is one, else the built-in defaults)",
+    )
+    parser.add_argument("--version", action="version", version=f"Flotilla {version()}")
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    if options.command not in (None, *COMMANDS):
+        parser.error(f"unknown command {options.command!r}; allowed: {', '.join(COMMANDS)}")
+    return options
+
+
+def _work(words: Sequence[str]) -> int:
     from lb.app import WorkerOptions
     from lb.app import main as work
 
-    loaded = load(options.config)
-    # Modules are found beside the user's file, not beside the resolved one.
+    parser = _Parser(prog="python -m lb worker", allow_abbrev=False)
+    for name in ("--config", "--base", "--run-dir"):
+        parser.add_argument(name, type=Path, required=True)
+    for name in ("--index", "--listen-fd", "--admin-fd"):
+        parser.add_argument(name, type=int, required=True)
+    for name in ("--lifeline-fd", "--ready-fd"):
+        parser.add_argument(name, type=int)
+    options = parser.parse_args(words)
     return work(
         WorkerOptions(
-            loaded=type(loaded)(loaded.config, options.base, loaded.file),
+            # Paths are relative to the user's file, not to the resolved one.
+            loaded=replace(load(options.config), base=options.base),
             run_dir=RunDir(options.run_dir),
             index=options.index,
             listen_fd=options.listen_fd,
@@ -71,43 +109,6 @@ def _work(options: argparse.Namespace) -> int:
             ready_fd=options.ready_fd,
         )
     )
-
-
-def _parser() -> argparse.ArgumentParser:
-    config = _Parser(add_help=False)
-    config.add_argument(
-        "--config",
-        type=Path,
-        default=argparse.SUPPRESS,
-        metavar="FILE",
-        help="the configuration (default: ./config.yaml if there is one, else the built-in defaults)",
-    )
-    name = os.path.basename(sys.argv[0])
-    parser = _Parser(
-        prog="python -m lb" if name == "__main__.py" else name,
-        description="Run a Flotilla stack: balancer, nodes and Redis, as one file says.",
-        parents=[config],
-        allow_abbrev=False,
-    )
-    parser.set_defaults(config=None)
-    parser.add_argument("--version", action="version", version=f"Flotilla {version()}")
-    commands = parser.add_subparsers(dest="command", metavar="{check,status}", parser_class=_Parser)
-    commands.add_parser("check", parents=[config], allow_abbrev=False, help="check the configuration and run nothing")
-    commands.add_parser("status", parents=[config], allow_abbrev=False, help="show the nodes of the running stack")
-    _add_worker(commands, config)
-    return parser
-
-
-def _add_worker(commands: argparse._SubParsersAction[_Parser], config: _Parser) -> None:
-    """The command that the supervisor starts its workers with; no user types it."""
-    worker = commands.add_parser("worker", parents=[config], allow_abbrev=False)
-    worker.add_argument("--base", type=Path, required=True)
-    worker.add_argument("--run-dir", type=Path, required=True)
-    worker.add_argument("--index", type=int, required=True)
-    worker.add_argument("--listen-fd", type=int, required=True)
-    worker.add_argument("--admin-fd", type=int, required=True)
-    worker.add_argument("--lifeline-fd", type=int)
-    worker.add_argument("--ready-fd", type=int)
 
 
 if __name__ == "__main__":
