@@ -15,7 +15,7 @@ import engineio
 from aiohttp import web
 from engineio.async_drivers import aiohttp as driver
 from engineio.async_socket import AsyncSocket
-from engineio.packet import CLOSE, MESSAGE, Packet
+from engineio.packet import MESSAGE, Packet
 
 from cluster.closing import CloseCode
 from cluster.tag import new_sid
@@ -23,7 +23,7 @@ from cluster.tag import new_sid
 log = logging.getLogger(__name__)
 
 CLOSE_WAIT_S = 2.0
-"""How long a client may take to answer a close frame, or to fetch the close packet of its polling session."""
+"""How long a client may take to fetch what is queued for it, and then to answer a close frame."""
 
 SERVER_LEAVES = "server leaves"
 """The reason that disconnect handlers get when this node stops."""
@@ -104,10 +104,13 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]
         return new_sid(self.tag) if self.tag else str(super().generate_id())
 
     async def handle_request(self, request: web.Request) -> web.StreamResponse:
-        if self.leaving and "sid" not in request.query:
-            return web.Response(status=503, text="This node is leaving.", headers={"Retry-After": "1"})
+        sid = request.query.get("sid")
+        if self.leaving and sid is None:
+            return _leaving()
         response: web.StreamResponse = await super().handle_request(request)
-        return response
+        session = self.sockets.get(sid)
+        ended = session is None or session.closed
+        return _leaving() if self.leaving and ended and not response.prepared else response
 
     async def send_packet(self, sid: str, pkt: Packet) -> None:
         if pkt.packet_type == MESSAGE:
@@ -134,8 +137,9 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]
     async def close_all(self, within_s: float) -> int:
         """Close every session so that its client comes back by itself, elsewhere; return how many had to be cut.
 
-        A WebSocket gets close code 1001, a polling session Engine.IO's close packet.  Not Socket.IO's disconnect
-        packet: after that one the JavaScript client stays away.  Disconnect handlers run; what is queued goes first.
+        A WebSocket gets close code 1001, a poll the status 503; both look like a lost transport.  Not Socket.IO's
+        disconnect packet, after which the JavaScript client stays away, nor Engine.IO's close packet, after which the
+        Python client does.  Disconnect handlers run; what is queued goes first.
         """
         deadline = asyncio.get_running_loop().time() + within_s
         try:
@@ -153,13 +157,15 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]
         return cut
 
     async def _close_session(self, session: AsyncSocket) -> None:
-        if not session.upgraded:
-            await session.queue.put(Packet(CLOSE))
-            try:
-                async with asyncio.timeout(CLOSE_WAIT_S):
-                    await session.queue.join()
-            except TimeoutError:
-                log.debug("session not fetched", extra={"sid": session.sid})
+        try:
+            async with asyncio.timeout(CLOSE_WAIT_S):
+                await session.queue.join()
+        except TimeoutError:
+            log.debug("last packets not fetched", extra={"sid": session.sid})
         await session.close(wait=False, abort=True, reason=SERVER_LEAVES)
-        # Ends python-engineio's writer, which then closes the WebSocket; what was queued before goes out first.
+        # Ends the poll that waits, or python-engineio's writer, which then closes the WebSocket.
         await session.queue.put(None)
+
+
+def _leaving() -> web.Response:
+    return web.Response(status=503, text="This node is leaving.", headers={"Retry-After": "1"})
