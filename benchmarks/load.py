@@ -162,22 +162,27 @@ async def open_all(port: int, count: int, tally: Tally, size: int) -> list[Conne
     loop = asyncio.get_running_loop()
     gate = asyncio.Semaphore(OPENING_AT_ONCE)
 
-    async def open_one(index: int) -> Connection:
+    connections: list[Connection] = []
+
+    async def open_one(index: int) -> None:
         async with gate:
             messages = [f"{index}:{turn}:".encode().ljust(size, b"x")[:size] for turn in (0, 1)]
             _, connection = await loop.create_connection(lambda: Connection(tally, messages), "127.0.0.1", port)
+            connections.append(connection)
             await connection.opened
-            return connection
 
     reasons: list[str] = []
     try:
         async with asyncio.timeout(OPEN_TIMEOUT_S), asyncio.TaskGroup() as group:
-            tasks = [group.create_task(open_one(index)) for index in range(count)]
+            for index in range(count):
+                group.create_task(open_one(index))
     except* (OSError, TimeoutError) as failed:
         reasons = [str(exc) or f"not within {OPEN_TIMEOUT_S:g} s" for exc in failed.exceptions]
     if reasons:
+        for connection in connections:
+            connection.close()  # uvloop never ends the closing of a loop that still has some
         raise BenchmarkError(f"not all {count} connections to port {port} could be opened: {reasons[0]}")
-    return [task.result() for task in tasks]
+    return connections
 
 
 async def echo(options: argparse.Namespace) -> EchoResult:

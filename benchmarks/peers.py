@@ -15,8 +15,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,13 +46,16 @@ def echo_backend(directory: Path, wsecho: str | None) -> Iterator[Peer]:
 
 
 @contextmanager
-def nginx(directory: Path, program: str, backend: Peer, connections: int) -> Iterator[Peer]:
-    """Run nginx as its manual configures it for WebSockets, in front of `backend`."""
+def nginx(directory: Path, program: str, backend: Peer, connections: int, buffer_kib: int = 0) -> Iterator[Peer]:
+    """Run nginx as its manual configures it for WebSockets, in front of `backend`.
+
+    `buffer_kib` is the size of the buffers through which it passes bytes, two a connection; 0: its default, a page.
+    """
     port = free_port()
     prefix = directory / "nginx"
     prefix.mkdir()
     config = prefix / "nginx.conf"
-    config.write_text(nginx_config(port, backend.port, connections), encoding="utf-8")
+    config.write_text(nginx_config(port, backend.port, connections, buffer_kib), encoding="utf-8")
     # `-e`: before it has read its configuration nginx would write to its built-in log, which may be another's.
     command = [program, "-p", str(prefix), "-e", str(prefix / "error.log"), "-c", str(config)]
     with _running("nginx", command, port, prefix) as peer:
@@ -60,9 +63,10 @@ def nginx(directory: Path, program: str, backend: Peer, connections: int) -> Ite
     shutil.rmtree(prefix)
 
 
-def nginx_config(port: int, backend_port: int, connections: int) -> str:
+def nginx_config(port: int, backend_port: int, connections: int, buffer_kib: int) -> str:
     """Return an nginx configuration: one worker, no logs, no buffering, quiet WebSockets live."""
     # Each tunnel takes two connections, and nginx closes idle ones when less than a sixteenth of its table is free.
+    buffers = f"proxy_buffer_size {buffer_kib}k; proxy_buffers 8 {buffer_kib}k;" if buffer_kib else ""
     return f"""\
 daemon off;
 worker_processes 1;
@@ -87,7 +91,7 @@ http {{
             proxy_set_header Upgrade $http_upgrade;
             proxy_set_header Connection $connection_upgrade;
             proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-            proxy_buffering off;
+            proxy_buffering off; {buffers}
             proxy_read_timeout 1h;
             proxy_send_timeout 1h;
         }}
@@ -140,20 +144,39 @@ def environment() -> dict[str, str]:
 
 
 @contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put off SIGINT and SIGTERM until the block has ended: between starting and keeping a process nothing may fall."""
+    arrived: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: arrived.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for late in arrived:
+            signal.raise_signal(late)
+
+
+@contextmanager
 def _running(name: str, command: Sequence[str], port: int, directory: Path) -> Iterator[Peer]:
     """Run `command` until the block ends.  Raises BenchmarkError unless it answers on `port` in time."""
     output = directory / f"{name}.output"
-    with output.open("wb") as sink, _ended(_start(command, sink.fileno(), directory, environment())) as process:
+    with output.open("wb") as sink, ExitStack() as stack:
+        with undisturbed():
+            process = stack.enter_context(_ended(_start(command, sink.fileno(), directory)))
         _await_answer(name, process, port, output)
         yield Peer(name, port, process.pid)
 
 
-def _start(command: Sequence[str], sink: int, directory: Path, env: Mapping[str, str]) -> subprocess.Popen[bytes]:
+def _start(command: Sequence[str], sink: int, directory: Path) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
             command,
             cwd=directory,
-            env=env,
+            env=environment(),
             stdin=subprocess.DEVNULL,
             stdout=sink,
             stderr=sink,
@@ -169,13 +192,14 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
     try:
         yield process
     finally:
-        process.terminate()
-        try:
-            process.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            # Its session is ours alone, so this cannot hit anybody else.
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        with undisturbed():
+            process.terminate()
+            try:
+                process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                # Its session is ours alone, so this cannot hit anybody else.
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
 
 def _await_answer(name: str, process: subprocess.Popen[bytes], port: int, output: Path) -> None:

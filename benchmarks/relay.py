@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.generator import Generator
 from benchmarks.load import EchoResult, IdleResult
 from benchmarks.measure import BenchmarkError, Spread, allow_descriptors, check_platform, machine, version_of
-from benchmarks.peers import Peer, echo_backend, flotilla, nginx
+from benchmarks.peers import Peer, echo_backend, flotilla, nginx, undisturbed
 
 NGINX, FLOTILLA, DIRECT = "nginx", "flotilla", "direct"
 LATENCY_SIZE, LATENCY_MOST_S = 32, 2.0
@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _stop)
     try:
         check_platform()
+        _check_writable(options.json)
         program = _nginx_program(options.nginx)
         allow_descriptors(2 * max(options.connections, options.idle) + 200)
         facts = machine() | {"nginx": version_of([program, "-v"])}
@@ -107,12 +108,13 @@ def _round(options: argparse.Namespace, nginx_program: str, *, is_odd: bool) -> 
 def _peers(options: argparse.Namespace, nginx_program: str) -> Iterator[list[Peer]]:
     """Run the backend, nginx and Flotilla; nothing of them is left afterwards."""
     with ExitStack() as stack:
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flotilla-relay-")))
+        with undisturbed():
+            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="flotilla-relay-")))
         backend = stack.enter_context(echo_backend(directory, options.wsecho))
         most = max(options.connections, options.idle)
         yield [
             backend,
-            stack.enter_context(nginx(directory, nginx_program, backend, most)),
+            stack.enter_context(nginx(directory, nginx_program, backend, most, options.nginx_buffer)),
             stack.enter_context(flotilla(directory, backend)),
         ]
 
@@ -133,11 +135,18 @@ def report(facts: dict[str, str], options: argparse.Namespace, rounds: Sequence[
     yield f"{'KiB per idle connection':<24}{'nginx':>22}{'Flotilla':>22}{'ratio':>20}   ({options.idle} connections)"
     yield f"  {'PSS':<22}{_columns(rounds, lambda each, name: each.idle[name].pss_kib_per_connection)}"
     yield f"  {'RSS':<22}{_columns(rounds, lambda each, name: each.idle[name].rss_kib_per_connection)}"
-    yield f"  {'PSS with none':<22}{_columns(rounds, lambda each, name: each.idle[name].pss_kib_before)}"
+    yield f"  {'MiB of PSS before':<22}{_columns(rounds, lambda each, name: each.idle[name].pss_kib_before / 1024)}"
     yield ""
-    yield f"{'added latency, µs':<24}{'nginx':>22}{'Flotilla':>22}{'ratio':>20}   (one connection, {LATENCY_SIZE} B)"
-    yield f"  {'p50':<22}{_columns(rounds, lambda each, name: each.latency[name].p50_us - each.latency[DIRECT].p50_us)}"
-    yield f"  {'p99':<22}{_columns(rounds, lambda each, name: each.latency[name].p99_us - each.latency[DIRECT].p99_us)}"
+    yield f"{'latency, µs':<24}{'nginx':>22}{'Flotilla':>22}{'direct':>20}   (one connection, {LATENCY_SIZE} B)"
+    yield f"  {'p50':<22}{_latencies(rounds, lambda echo: echo.p50_us)}"
+    yield f"  {'p99':<22}{_latencies(rounds, lambda echo: echo.p99_us)}"
+
+
+def _latencies(rounds: Sequence[Round], value: Callable[[EchoResult], float]) -> str:
+    columns = [
+        _shown(Spread.of([value(each.latency[name]) for each in rounds]), 0) for name in (NGINX, FLOTILLA, DIRECT)
+    ]
+    return f"{columns[0]:>22}{columns[1]:>22}{columns[2]:>20}"
 
 
 def _size_line(size: int, rounds: Sequence[Round]) -> str:
@@ -163,7 +172,7 @@ def _shown(spread: Spread, digits: int) -> str:
 def _ratio_shown(pairs: Sequence[tuple[float, float]]) -> str:
     # Rounds run side by side, so a ratio is taken within each: what slows both in a round does not count.
     ratios = [ours / theirs for ours, theirs in pairs if theirs > 0]
-    return _shown(Spread.of(ratios), 2) if ratios else "-"
+    return _shown(Spread.of(ratios), 2) if ratios else "-"  # too little for the clock tick, or nothing at all
 
 
 def as_json(facts: dict[str, str], options: argparse.Namespace, rounds: Sequence[Round]) -> dict[str, Any]:
@@ -179,9 +188,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=_seconds, default=5.0, help="measured per size and peer [5]")
     parser.add_argument("--rounds", type=_whole(1), default=3, help="each starts both afresh [3]")
     parser.add_argument("--idle", type=_whole(1), default=1000, help="silent connections for the memory figure [1000]")
-    parser.add_argument("--rate", type=float, default=0.0, help="messages/s in all, open loop; 0: closed loop [0]")
+    parser.add_argument("--rate", type=_rate, default=0.0, help="messages/s in all, open loop; 0: closed loop [0]")
     parser.add_argument("--json", type=Path, help="write all measurements to this file")
     parser.add_argument("--nginx", default="nginx", help="the nginx program [nginx]")
+    parser.add_argument("--nginx-buffer", type=_whole(0), default=0, help="KiB; 0: nginx's own default, a page [0]")
     parser.add_argument("--wsload", default=os.environ.get("FLOTILLA_WSLOAD"), help="load generator to use instead")
     parser.add_argument("--wsecho", default=os.environ.get("FLOTILLA_WSECHO"), help="echo backend to use instead")
     return parser.parse_args(arguments)
@@ -209,6 +219,22 @@ def _seconds(text: str) -> float:
     if not 0 < seconds <= 3600:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, more than 0 and at most 3600")
     return seconds
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text)
+    except ValueError:
+        rate = -1.0
+    if not 0 <= rate <= 1e7:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of messages a second")
+    return rate
+
+
+def _check_writable(file: Path | None) -> None:
+    # Minutes of measuring must not end in a file that cannot be written.
+    if file is not None and not (os.access(file.parent, os.W_OK) if not file.exists() else os.access(file, os.W_OK)):
+        raise BenchmarkError(f"{file} cannot be written")
 
 
 def _nginx_program(name: str) -> str:
