@@ -1,0 +1,114 @@
+"""A balancer's front in the test's own event loop, on a real socket, in front of nodes that the test runs."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from cluster.config import Config
+from cluster.member import Signal
+from lb.front import Front
+from lb.metrics import Metrics
+from lb.pool import Change, Node, Pool
+
+SECRET = "of-a-test"
+
+
+@dataclass
+class Balancer:
+    """What a test sees of it.  Nodes are called n0, n1, … in the order of their ports."""
+
+    front: Front
+    pool: Pool
+    metrics: Metrics
+    config: Config
+    port: int
+    changes: list[Change] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def node(self, name: str = "n0") -> Node:
+        return self.pool.nodes[name]
+
+    async def connect(self) -> Caller:
+        return Caller(*await asyncio.open_connection("127.0.0.1", self.port))
+
+    async def ask(self, request: bytes) -> bytes:
+        """Send bytes on a connection of their own and return all that comes back until it is closed."""
+        caller = await self.connect()
+        try:
+            caller.writer.write(request)
+            return await caller.rest()
+        finally:
+            caller.close()
+
+
+@dataclass
+class Caller:
+    """A client's connection, raw."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def head(self) -> bytes:
+        return await self.reader.readuntil(b"\r\n\r\n")
+
+    async def answer(self) -> tuple[bytes, bytes]:
+        """Return the head and the body of one answer that has a Content-Length."""
+        head = await self.head()
+        length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        return head, await self.reader.readexactly(int(length.partition(b":")[2]))
+
+    async def rest(self, within_s: float = 10) -> bytes:
+        """Return everything up to the end of the connection; a reset counts as one and is raised."""
+        async with asyncio.timeout(within_s):
+            return await self.reader.read()
+
+    def close(self) -> None:
+        self.writer.transport.abort()
+
+
+@asynccontextmanager
+async def balancer(*ports: int, most_connections: int = 1000, **lb: Any) -> AsyncIterator[Balancer]:
+    """Run a front with one ready node on each of `ports`; `lb` overrides that section of the configuration."""
+    config = Config.model_validate({"secret": SECRET, "redis": "none", "lb": lb})
+    changes: list[Change] = []
+    pool, metrics = Pool(time.monotonic, on_change=changes.append), Metrics()
+    for number, port in enumerate(ports):
+        pool.signal(pool.add_static("127.0.0.1", port, f"n{number}"), Signal.RISE, "for a test")
+    changes.clear()
+    front = Front(config, pool, metrics, most_connections=most_connections)
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen()
+    listening.setblocking(False)
+    port = listening.getsockname()[1]
+    await front.start(listening)
+    try:
+        yield Balancer(front, pool, metrics, config, port, changes)
+    finally:
+        await front.stop(0)
+
+
+def upgrade_request(target: str = "/ws", **headers: str) -> bytes:
+    """Return the head of a WebSocket handshake (RFC 6455 1.3)."""
+    lines = [
+        f"GET {target} HTTP/1.1",
+        "Host: test",
+        "Connection: keep-alive, Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items()),
+    ]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n"
