@@ -15,7 +15,7 @@ import engineio
 from aiohttp import web
 from engineio.async_drivers import aiohttp as driver
 from engineio.async_socket import AsyncSocket
-from engineio.packet import MESSAGE, Packet
+from engineio.packet import MESSAGE, NOOP, Packet
 
 from cluster.closing import CloseCode
 from cluster.tag import new_sid
@@ -120,8 +120,15 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]
     def _trigger_event(self, event: str, *args: Any, **kwargs: Any) -> Awaitable[Any]:
         if event == "message":
             self.messages_in += 1
+        elif event == "disconnect" and self.reason.CLIENT_DISCONNECT in args:
+            self._end_poll(self.sockets.get(args[0]))
         result: Awaitable[Any] = super()._trigger_event(event, *args, **kwargs)
         return result
+
+    def _end_poll(self, session: AsyncSocket | None) -> None:
+        """Answer the poll of a client that said goodbye: it may wait for that before it goes, up to a ping interval."""
+        if session is not None and not session.upgraded:
+            session.queue.put_nowait(Packet(NOOP))
 
     async def drop(self, sid: str) -> None:
         """End the session `sid` at once: its client does not speak our protocol."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -234,6 +235,19 @@ def test_python_socketio_adds_no_log_handlers_of_its_own() -> None:
     assert [logger.handlers for logger in loggers] == before
     mine = logging.getLogger("mine")
     assert Server(logger=mine).logger is mine
+
+
+def test_a_polling_client_that_says_goodbye_is_let_go_at_once() -> None:
+    """Its waiting poll is answered; it would wait for that for a whole ping interval."""
+
+    async def main() -> None:
+        async with node_here(echo_server()) as url:
+            async with client_of(url, transports=["polling"]) as client:
+                assert await client.call("echo", 1) == 1
+                began = time.monotonic()
+            assert time.monotonic() - began < 2
+
+    asyncio.run(main())
 
 
 def test_a_route_of_the_users_own_at_healthz_wins() -> None:
