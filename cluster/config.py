@@ -11,7 +11,6 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
@@ -57,21 +56,40 @@ def _checked_redis(value: str) -> str:
         return value
     scheme = value.partition("://")[0]
     if scheme == "redis+cluster":
-        raise ValueError("redis+cluster:// is not supported yet; use redis://, rediss:// or redis+sentinel://")
+        raise ValueError("is not supported yet; allowed: redis://, rediss://, unix:// or redis+sentinel://")
     if "://" not in value or scheme not in REDIS_SCHEMES:
         raise ValueError(f"must be {EMBEDDED}, {NO_REDIS} or a URL: {', '.join(s + '://…' for s in REDIS_SCHEMES)}")
+    shape = _REDIS_SHAPES.get(scheme, _REDIS_SHAPE)
+    if not re.fullmatch(shape.pattern, value.partition("://")[2]):
+        raise ValueError(f"is no {scheme} URL; allowed: {scheme}://{shape.example}")
     return value
 
 
+@dataclass(frozen=True)
+class _Shape:
+    pattern: str
+    example: str
+
+
+_HOST = r"(?:\[[0-9a-fA-F:.%]+\]|[^\s:,@/?#\[\]]+)"
+_PORT = r"(?::(?:[0-5]?\d{1,4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]))"
+_USER = r"(?:[^\s@/?#]*@)?"
+_REDIS_SHAPE = _Shape(rf"{_USER}{_HOST}{_PORT}?(?:/\d*)?(?:\?\S*)?", "[user:password@]host[:port][/database]")
+_REDIS_SHAPES = {
+    "unix": _Shape(rf"{_USER}/[^\s?#]+(?:\?\S*)?", "/path/of/socket[?db=database]"),
+    "redis+sentinel": _Shape(
+        rf"{_USER}{_HOST}{_PORT}?(?:,{_HOST}{_PORT}?)*(?:/\d*(?:/[^\s/?#]+)?)?",
+        "[user:password@]host[:port][,host[:port]…]/database/service",
+    ),
+}
+
+
 def _checked_node_url(value: str) -> str:
-    parts = urlsplit(value)
-    try:
-        port = parts.port
-    except ValueError:
-        port = -1
-    if parts.scheme != "http" or not parts.hostname or port == -1 or parts.path not in ("", "/") or parts.query:
-        raise ValueError("must be http://host:port, without a path")
-    return f"http://{parts.hostname if ':' not in parts.hostname else f'[{parts.hostname}]'}:{port or 80}"
+    match = re.fullmatch(rf"http://({_HOST})({_PORT}?)/?", value)
+    port = int(match[2][1:] or 80) if match else 0
+    if match is None or port == 0:
+        raise ValueError("must be http://host:port, without user, path or query")
+    return f"http://{match[1]}:{port}"
 
 
 def _checked_network(value: str) -> str:
@@ -89,13 +107,13 @@ def _checked_app(value: str) -> str:
 
 
 def _checked_path(value: str) -> str:
-    if value and not value.startswith("/"):
-        raise ValueError("must begin with / (or be empty: no such check)")
+    if not re.fullmatch(r"(?:/[!-~]*)?", value):
+        raise ValueError("must begin with / and hold no spaces (or be empty: no such check)")
     return value
 
 
-Seconds = Annotated[float, Field(gt=0, le=366 * 86400)]
-SecondsOrOff = Annotated[float, Field(ge=0, le=366 * 86400)]
+Seconds = Annotated[float, Field(gt=0, le=366 * 86400, allow_inf_nan=False)]
+SecondsOrOff = Annotated[float, Field(ge=0, le=366 * 86400, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=1024, le=2**40)]
 Address = Annotated[Endpoint, BeforeValidator(parse_endpoint), PlainSerializer(str)]
 ProbePath = Annotated[str, AfterValidator(_checked_path)]

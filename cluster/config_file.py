@@ -1,31 +1,37 @@
 """Read `config.yaml`: positions of keys for errors, `${VAR}` from the environment, duplicate keys refused.
 
-Every mistake in a file is reported at once, each with file, line, key, what is wrong and what is allowed.
+`$${` stands for a literal `${`.  Every mistake in a file is reported at once, each with file, line, key, what is wrong
+and what is allowed.
 """
 
 from __future__ import annotations
 
-import difflib
+import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import yaml
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import ValidationError
+from yaml.reader import ReaderError
 
 from cluster.config import Config
+from cluster.config_words import sentence
 from cluster.errors import UsageError
-from cluster.relations import relations
+from cluster.relations import KeyPath, relations
 
 DEFAULT_NAME = "config.yaml"
 
-KeyPath = tuple[str | int, ...]
+MOST_VALUES = 10_000
+MOST_DEPTH = 8
+"""A few lines of YAML with aliases can describe more than memory holds, or themselves; no configuration is that big."""
 
-_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+_NULL = "tag:yaml.org,2002:null"
+
+_VARIABLE = re.compile(r"(?P<escaped>\$\$\{)|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
 
 class ConfigError(UsageError):
@@ -65,19 +71,41 @@ def load(file: Path | None, environ: Mapping[str, str] = os.environ) -> Loaded:
 def parse(text: str, name: str, environ: Mapping[str, str]) -> Config:
     """Return the configuration that the YAML `text` of the file `name` describes.  Raises ConfigError."""
     document = _Document(name, environ)
-    values = document.read(text)
-    try:
-        config = Config.model_validate(values)
-    except ValidationError as exc:
-        for error in exc.errors():
-            document.report(error["loc"], _sentence(error))
-    else:
-        for problem in relations(config):
-            document.report(problem.path, problem.text)
-    # One answer with everything, also when the text itself has faults: nobody likes to run a check ten times.
+    config = _checked(document, document.read(text))
+    # Relations of what could be read are checked as well: nobody likes to run a check ten times.
+    for problem in relations(config, document.unread):
+        document.report(problem.path, problem.text)
     if document.problems:
         raise ConfigError(document.in_order())
     return config
+
+
+def written(config: Config) -> str:
+    """Return `config` as text that `parse` reads again, in any environment.  JSON is YAML."""
+    return json.dumps(config.dumped(), indent=1).replace("${", "$${")
+
+
+def _checked(document: _Document, values: Any) -> Config:
+    """Return the configuration that `values` describe, with the default in place of each mistake, which is reported."""
+    while True:
+        try:
+            return Config.model_validate(values)
+        except ValidationError as exc:
+            for error in exc.errors():
+                document.report(error["loc"], sentence(error), unread=True)
+                _leave_out(values, error["loc"])
+
+
+def _leave_out(values: Any, path: KeyPath) -> None:
+    """Take the value at `path` out; for an item of a list, the whole list."""
+    *above, key = path[: next((depth for depth, key in enumerate(path) if isinstance(key, int)), len(path))]
+    for each in above:
+        values = values.get(each, {})
+    values.pop(key, None)
+
+
+class _TooMuch(Exception):
+    pass
 
 
 class _NoVariable(Exception):
@@ -93,38 +121,56 @@ class _Document:
     environ: Mapping[str, str]
     lines: dict[KeyPath, int] = field(default_factory=dict)
     problems: list[tuple[int, str]] = field(default_factory=list)
+    unread: set[KeyPath] = field(default_factory=set)
+    """Keys that the file has, but whose value could not be used."""
+    _values: int = 0
 
     def read(self, text: str) -> Any:
         try:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
         except yaml.MarkedYAMLError as exc:
             mark = exc.problem_mark or exc.context_mark
-            self._add(mark.line + 1 if mark else 1, "", f"not YAML: {exc.problem or exc.context}")
-            return {}
-        except yaml.YAMLError as exc:
-            self._add(1, "", f"not YAML: {str(exc).splitlines()[0]}")
-            return {}
-        if root is None:
+            problem = exc.problem or "what is this?"
+            if problem.startswith("but ") and exc.context:
+                problem = f"{exc.context}, {problem}"
+            return self._not_yaml(mark.line + 1 if mark else 1, problem)
+        except ReaderError as exc:
+            line = text.count("\n", 0, exc.position) + 1
+            return self._not_yaml(line, f"the character #x{ord(text[exc.position]):04x} is not allowed")
+        except RecursionError:
+            return self._not_yaml(1, "nested too deeply")
+        if root is None or root.tag == _NULL:
             return {}
         if not isinstance(root, yaml.MappingNode):
             self._add(1, "", "must be a mapping of keys to values; allowed keys: " + ", ".join(Config.model_fields))
             return {}
         return self._value(root, ())
 
-    def report(self, path: KeyPath, text: str) -> None:
+    def report(self, path: KeyPath, text: str, *, unread: bool = False) -> None:
         """Note a mistake at the key `path`, or at the nearest key above it that the file has."""
         known = path
         while known and known not in self.lines:
             known = known[:-1]
         self._add(self.lines.get(known, 1), ".".join(map(str, path)), text)
+        if unread:
+            self.unread.add(path)
 
     def in_order(self) -> list[str]:
         return [text for _, text in sorted(self.problems, key=lambda problem: problem[0])]
+
+    def _not_yaml(self, line: int, problem: str) -> dict[str, Any]:
+        self._add(line, "", f"not YAML: {problem}")
+        # Nothing of it was read: no relation between its keys can be judged.
+        self.unread.add(())
+        return {}
 
     def _add(self, line: int, key: str, text: str) -> None:
         self.problems.append((line, f"{self.name}:{line}: {key + ': ' if key else ''}{text}"))
 
     def _value(self, node: yaml.Node, path: KeyPath) -> Any:
+        self._values += 1
+        if len(path) > MOST_DEPTH or self._values > MOST_VALUES:
+            raise _TooMuch
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
@@ -138,14 +184,24 @@ class _Document:
     def _mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         values: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            line, key = key_node.start_mark.line + 1, str(key_node.value)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._add(line, ".".join(map(str, path)), "a key is a list or a mapping; allowed: a word")
+                continue
+            key = str(key_node.value)
             here = (*path, key)
             if key in values:
                 first = self.lines[here]
                 self._add(line, ".".join(map(str, here)), f"stands here twice, first in line {first}; allowed: once")
                 continue
             self.lines[here] = line
-            value = self._value(value_node, here)
+            try:
+                value = self._value(value_node, here)
+            except _TooMuch:
+                if path:
+                    raise
+                self.report(here, "nested too deeply, or too large", unread=True)
+                continue
             if value is None:
                 # `lb:` with every key commented out is the section's defaults; what is unreadable was reported.
                 continue
@@ -156,20 +212,24 @@ class _Document:
         try:
             text = _VARIABLE.sub(self._variable, node.value)
         except _NoVariable as exc:
-            self.report(path, str(exc))
+            self.report(path, str(exc), unread=True)
             return None
         loader = yaml.SafeLoader("")
         try:
-            # What a variable brings is typed as if it stood in the file: ${PORT} may be a number.
-            tag = node.tag if node.style else loader.resolve(yaml.ScalarNode, text, (True, False))  # type: ignore[no-untyped-call]
+            tag = node.tag
+            if text != node.value and not node.style and tag == _implicit_tag(loader, node.value):
+                # What a variable brings is typed as if it stood in the file: ${PORT} may be a number.
+                tag = _implicit_tag(loader, text)
             return loader.construct_object(yaml.ScalarNode(tag, text))
         except (yaml.YAMLError, ValueError) as exc:
-            self.report(path, f"{text!r} cannot be read: {getattr(exc, 'problem', None) or exc}")
+            self.report(path, f"{text!r} cannot be read: {getattr(exc, 'problem', None) or exc}", unread=True)
             return None
         finally:
             loader.dispose()
 
     def _variable(self, match: re.Match[str]) -> str:
+        if match["escaped"]:
+            return "${"
         value = self.environ.get(match["name"])
         # As in a shell, `:-` also stands in for a variable that is set but empty.
         if value:
@@ -181,63 +241,6 @@ class _Document:
         return ""
 
 
-def _sentence(error: ErrorDetails) -> str:
-    """Say what pydantic found, in the words of the file: the value, what is wrong, what is allowed."""
-    kind, given, facts = error["type"], error.get("input"), error.get("ctx", {})
-    if kind == "extra_forbidden":
-        return _unknown_key(error["loc"])
-    if kind in ("value_error", "assertion_error"):
-        return f"{_shown(given)} {facts['error']!s}"
-    maker = _SENTENCES.get(kind)
-    if maker is not None:
-        return f"{_shown(given)} {maker(facts)}"
-    return f"{_shown(given)}: {error['msg']}"
-
-
-_SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "enum": lambda facts: f"is not allowed; allowed: {_plain(facts['expected'])}",
-    "literal_error": lambda facts: f"is not allowed; allowed: {_plain(facts['expected'])}",
-    "int_type": lambda _: "is not a whole number; allowed: a whole number",
-    "int_from_float": lambda _: "is not a whole number; allowed: a whole number",
-    "float_type": lambda _: "is not a number; allowed: a number",
-    "bool_type": lambda _: "is neither true nor false; allowed: true, false",
-    "string_type": lambda _: "is not text; allowed: text (put it in quotes)",
-    "tuple_type": lambda _: "is not a list; allowed: a list, for example []",
-    "model_type": lambda _: "is not a section; allowed: a mapping of keys to values",
-    "greater_than": lambda facts: f"is too small; allowed: more than {facts['gt']:g}",
-    "greater_than_equal": lambda facts: f"is too small; allowed: {facts['ge']:g} or more",
-    "less_than_equal": lambda facts: f"is too large; allowed: at most {facts['le']:g}",
-    "string_too_short": lambda facts: f"is too short; allowed: {facts['min_length']} characters or more",
-    "string_too_long": lambda facts: f"is too long; allowed: at most {facts['max_length']} characters",
-    "string_pattern_mismatch": lambda facts: f"is not allowed; allowed: what matches {facts['pattern']}",
-}
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _plain(expected: str) -> str:
-    return expected.replace("'", "").replace(" or ", ", ")
-
-
-def _unknown_key(path: KeyPath) -> str:
-    known = list(_section_at(path[:-1]).model_fields)
-    close = difflib.get_close_matches(str(path[-1]), known, n=1)
-    hint = f", did you mean {close[0]}?" if close else ";"
-    return f"unknown key{hint} allowed here: {', '.join(known)}"
-
-
-def _section_at(path: KeyPath) -> type[BaseModel]:
-    section: type[BaseModel] = Config
-    for key in path:
-        annotation = section.model_fields[str(key)].annotation
-        section = next(kind for kind in _types(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel))
-    return section
-
-
-def _types(annotation: Any) -> Iterator[Any]:
-    yield annotation
-    for argument in get_args(annotation):
-        yield from _types(argument)
+def _implicit_tag(loader: yaml.SafeLoader, text: str) -> str:
+    """Return the YAML type of a plain scalar."""
+    return str(loader.resolve(yaml.ScalarNode, text, (True, False)))  # type: ignore[no-untyped-call]

@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from cluster.config import EMBEDDED, NO_REDIS, Config
+
+KeyPath = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with the configuration: the path of the key, and one sentence with what is allowed."""
 
-    path: tuple[str | int, ...]
+    path: KeyPath
     text: str
 
 
-def relations(config: Config) -> Iterator[Problem]:
-    """Yield a Problem for each pair of keys that cannot stand together."""
-    for rule in _RULES:
-        yield from rule(config)
+def relations(config: Config, unread: Collection[KeyPath] = ()) -> Iterator[Problem]:
+    """Yield a Problem for each pair of keys that cannot stand together.
+
+    Keys in `unread` were given, but could not be read: rules that look at them are left out.
+    """
+    for rule, keys in _RULES.items():
+        if not any(_is_within(key, path) for path in unread for key in keys):
+            yield from rule(config)
+
+
+def _is_within(key: str, path: KeyPath) -> bool:
+    """Return whether `path` is the key, in it, or around it."""
+    parts = tuple(key.split("."))
+    shorter = min(len(parts), len(path))
+    return parts[:shorter] == path[:shorter]
 
 
 def _lease_outlasts_heartbeats(config: Config) -> Iterator[Problem]:
@@ -85,10 +98,16 @@ def _ports_do_not_collide(config: Config) -> Iterator[Problem]:
         yield Problem(("lb", "admin"), f"port {lb.admin.port} is lb.listen's too; allowed: any other")
 
 
-_RULES: tuple[Callable[[Config], Iterator[Problem]], ...] = (
-    _lease_outlasts_heartbeats,
-    _limits_outlast_ping,
-    _cross_site_cookie_is_secure,
-    _nodes_can_hear_each_other,
-    _ports_do_not_collide,
-)
+_RULES: dict[Callable[[Config], Iterator[Problem]], tuple[str, ...]] = {
+    _lease_outlasts_heartbeats: ("nodes.lease_s", "nodes.heartbeat_s"),
+    _limits_outlast_ping: (
+        "lb.tunnel_idle_s",
+        "lb.answer_timeout_s",
+        "nodes.ping_interval_s",
+        "nodes.ping_timeout_s",
+    ),
+    _cross_site_cookie_is_secure: ("lb.cookie.same_site", "lb.cookie.secure"),
+    _nodes_can_hear_each_other: ("redis", "nodes.local", "nodes.static"),
+    _ports_do_not_collide: ("nodes.first_port", "nodes.local", "lb.listen", "lb.admin"),
+}
+"""Each rule, with the keys that it looks at."""

@@ -7,7 +7,6 @@ of a reload.
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import sys
@@ -80,8 +79,7 @@ class Roster:
     def write(cls, config: Config, base: Path, run_dir: RunDir, number: int) -> Roster:
         """Write `config`, which must be resolved, for its children to read.  Raises OSError."""
         name = f"config.resolved.{number}.yaml" if number else "config.resolved.yaml"
-        # JSON is YAML.
-        return cls(config, base, run_dir, run_dir.write_private(name, json.dumps(config.dumped(), indent=1)))
+        return cls(config, base, run_dir, run_dir.write_private(name, written(config)))
 
     @property
     def log_file(self) -> Path:
