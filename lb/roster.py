@@ -18,6 +18,7 @@ from typing import Self
 from cluster import logs
 from cluster.child import Spec
 from cluster.config import EMBEDDED, NO_REDIS, Config, Endpoint, Lb
+from cluster.config_file import written
 from cluster.errors import StartError
 from cluster.host import slot_name
 from cluster.listening import listen
