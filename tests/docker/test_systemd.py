@@ -42,6 +42,12 @@ def test_it_stops_in_order_before_systemd_kills() -> None:
     assert float(SERVICE["TimeoutStopSec"][0]) >= config.lb.drain_s + config.nodes.drain_s + 10
 
 
+def test_it_is_started_when_the_supervisor_says_that_it_serves() -> None:
+    """`systemctl start` returns when clients can connect, and only the supervisor may say so."""
+    assert SERVICE["Type"] == ["notify"]
+    assert SERVICE["NotifyAccess"] == ["main"]
+
+
 def test_reload_is_the_signal_that_the_supervisor_knows() -> None:
     """SIGHUP validates, then applies."""
     assert SERVICE["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
