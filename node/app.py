@@ -31,7 +31,7 @@ from node.directory import RedisDirectory
 from node.door import Door, listen
 from node.fanout import Fanout
 from node.healthz import add_healthz
-from node.loading import users_traceback
+from node.loading import one_line, users_traceback
 from node.presence import Alone, Presence
 from node.server import EngineLimits, NodeInfo, Server
 from node.vitals import LagMeter, Sampler
@@ -155,7 +155,7 @@ class _Node:
         try:
             await self._door.set_up()
         except Exception as exc:  # noqa: BLE001  (the application's own code: anything may happen in it)
-            raise StartError(f"{users_traceback(exc)}\nthe application's start-up failed: {exc!r}") from None
+            raise StartError(f"{users_traceback(exc)}\nthe application's start-up failed: {one_line(exc)}") from None
         async with asyncio.TaskGroup() as group:
             await self._door.open()
             await self._announcer.enter(State.READY)
