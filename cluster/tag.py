@@ -48,7 +48,8 @@ def slot_of(sid: str, secret: bytes) -> str | None:
     slot, dash, given = tag.rpartition("-")
     if not dot or not dash or not SLOT.fullmatch(slot):
         return None
-    return slot if hmac.compare_digest(given.encode(), mac("sid", slot, secret).encode()) else None
+    # A sid comes from outside, and may hold what cannot be encoded.
+    return slot if hmac.compare_digest(given.encode(errors="replace"), mac("sid", slot, secret).encode()) else None
 
 
 def claimed_slot_of(sid: str) -> str | None:
