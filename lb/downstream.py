@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web import BaseRequest, RequestHandler, StreamResponse
+from aiohttp.web import BaseRequest, RequestHandler, RequestPayloadError, StreamResponse
 from aiohttp.web import Server as AiohttpServer
 
 from lb.affinity import canonical
@@ -78,6 +78,9 @@ class Downstream(RequestHandler):
         super().data_received(data)
         if self._request_count != heads:
             self._end_head()
+            if in_body and not self._last_payload.is_eof():
+                # The parser gave up in the middle of a body; aiohttp would tell only whoever reads the next request.
+                self._last_payload.set_exception(RequestPayloadError("malformed"))
             self._last_payload = self._messages[-1][1]
         elif data and not in_body and not self._upgraded:
             self._head_began = True
@@ -95,6 +98,10 @@ class Downstream(RequestHandler):
         if self._task_handler is not None:
             self._task_handler.cancel()
         self.force_close()
+
+    def expect_no_more(self) -> None:
+        """Do not wait for the rest of a body that will not come when the connection ends with an answer."""
+        self._lingering_time = 0.0
 
     def end_if_idle(self) -> None:
         """End the connection unless a request is being answered, or was read and waits for its turn."""

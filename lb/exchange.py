@@ -79,7 +79,7 @@ class Exchange:
         return Sent(keep_alive=False, status=status)
 
 
-def abort(transport: asyncio.Transport) -> None:
+def abort(transport: asyncio.WriteTransport) -> None:
     """Reset the connection: a FIN would look like the end of a body that ends with its connection (RFC 9112 6.3)."""
     sock = transport.get_extra_info("socket")
     if sock is not None and not transport.is_closing():

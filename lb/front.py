@@ -15,7 +15,7 @@ from cluster.config import Config
 from cluster.listening import BACKLOG
 from lb.affinity import Recogniser, set_cookie
 from lb.downstream import Downstream, DownstreamLimits
-from lb.errors import BalancerError, NoNodeAvailable, answer_to
+from lb.errors import BadRequest, BalancerError, ClientTooSlow, NoNodeAvailable, answer_to
 from lb.exchange import Exchange, Sent
 from lb.forward import ExchangeMetrics, Forwarder
 from lb.headers import Via, is_websocket_upgrade, values
@@ -137,6 +137,8 @@ class Front:
             "answered by the balancer",
             extra={"conn": exchange.connection, "status": exc.http_status.value, "reason": str(exc)},
         )
+        if isinstance(exc, BadRequest | ClientTooSlow):
+            cast(Downstream, exchange.request.protocol).expect_no_more()
         keep_alive = exchange.keeps_alive and not exc.closes and exchange.body.is_eof()
         # RFC 9112 9.3: an HTTP/1.0 client takes the end of the connection for the end of the answer.
         keep_alive = keep_alive and exchange.version >= (1, 1)

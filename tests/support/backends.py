@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+from lb.exchange import abort
 from tests.support.upstreams import switching_protocols
 
 
@@ -32,7 +33,8 @@ class Conversation:
         self.writer.write_eof()
 
     def reset(self) -> None:
-        self.writer.transport.abort()
+        """Close as a crashed host would be heard to: with a reset."""
+        abort(self.writer.transport)
 
     async def until_closed(self) -> bytes:
         """Read to the end of what the balancer sends."""
@@ -98,6 +100,8 @@ async def backend(talk: Talk, port: int = 0) -> AsyncIterator[Backend]:
         server.close()
         for conversation in result.conversations:
             conversation.writer.transport.abort()
+            with suppress(ConnectionError):
+                await conversation.writer.wait_closed()
         if tasks:
             await asyncio.wait(tasks, timeout=5)
         await server.wait_closed()

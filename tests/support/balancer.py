@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,7 @@ class Balancer:
     config: Config
     port: int
     changes: list[Change] = field(default_factory=list)
+    callers: list[Caller] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -38,7 +39,10 @@ class Balancer:
         return self.pool.nodes[name]
 
     async def connect(self) -> Caller:
-        return Caller(*await asyncio.open_connection("127.0.0.1", self.port))
+        """Open a client's connection; it ends with the balancer at the latest."""
+        caller = Caller(*await asyncio.open_connection("127.0.0.1", self.port))
+        self.callers.append(caller)
+        return caller
 
     async def ask(self, request: bytes) -> bytes:
         """Send bytes on a connection of their own and return all that comes back until it is closed."""
@@ -94,9 +98,14 @@ async def balancer(*ports: int, most_connections: int = 1000, **lb: Any) -> Asyn
     listening.setblocking(False)
     port = listening.getsockname()[1]
     await front.start(listening)
+    result = Balancer(front, pool, metrics, config, port, changes)
     try:
-        yield Balancer(front, pool, metrics, config, port, changes)
+        yield result
     finally:
+        for caller in result.callers:
+            caller.close()
+            with suppress(ConnectionError):
+                await caller.writer.wait_closed()
         await front.stop(0)
 
 
