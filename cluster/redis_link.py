@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote
 
 import redis.asyncio as redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
@@ -23,6 +24,7 @@ REDIS_AWAY = (RedisError, OSError, TimeoutError)
 
 CONNECT_TIMEOUT_S = 2.0
 COMMAND_TIMEOUT_S = 3.0
+SENTINEL_PORT = 26379
 
 
 def connect(url: str, *, blocking: bool = False) -> redis.Redis:
@@ -40,7 +42,7 @@ def connect(url: str, *, blocking: bool = False) -> redis.Redis:
     if not url.startswith("unix:"):
         options |= {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
     if url.startswith("redis+sentinel:"):
-        return _through_sentinel(url, options)
+        return _cancellable(_through_sentinel(url, options))
     return _cancellable(redis.Redis.from_url(url, **options))
 
 
@@ -51,7 +53,8 @@ async def connection(url: str, *, blocking: bool = False) -> AsyncIterator[redis
     try:
         yield client
     finally:
-        await client.aclose()
+        for each in (client, *_sentinels_of(client)):
+            await each.aclose()
 
 
 async def check(url: str) -> None:
@@ -65,24 +68,37 @@ async def check(url: str) -> None:
 
 def without_password(url: str) -> str:
     """Return `url` as a log line may show it."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    user_info, _, rest = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user_info.partition(':')[0]}:***@{rest}"))
+    return re.sub(r"(://[^:@/]*):[^@/]*@", r"\1:***@", url)
 
 
 def _through_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
     """`redis+sentinel://[user:password@]host:port[,host:port …]/db/service`, as python-socketio reads it."""
-    parts = urlsplit(url)
-    sentinels = []
-    for address in parts.netloc.rpartition("@")[2].split(","):
-        host, _, port = address.rpartition(":")
-        sentinels.append((host or port, int(port) if host else 26379))
-    database, _, service = parts.path.strip("/").partition("/")
-    options |= {"db": int(database or 0), "username": parts.username, "password": parts.password}
-    client: redis.Redis = Sentinel(sentinels).master_for(service or "mymaster", **options)  # type: ignore[no-untyped-call]
-    return _cancellable(client)
+    authority, _, path = url.partition("://")[2].partition("/")
+    user_info, _, hosts = authority.rpartition("@")
+    user, _, password = user_info.partition(":")
+    database, _, service = path.partition("/")
+    options |= {
+        "db": int(database or 0),
+        "username": unquote(user) or None,
+        "password": unquote(password) or None,
+    }
+    # The sentinels get the same limits on waiting: one that hangs must not keep us from asking the next.
+    limits = {"socket_timeout": COMMAND_TIMEOUT_S, "socket_connect_timeout": CONNECT_TIMEOUT_S}
+    sentinel = Sentinel([_sentinel_at(host) for host in hosts.split(",")], **limits)  # type: ignore[no-untyped-call]
+    client: redis.Redis = sentinel.master_for(service or "mymaster", **options)
+    return client
+
+
+def _sentinel_at(text: str) -> tuple[str, int]:
+    match = re.fullmatch(r"\[(.+)\](?::(\d+))?|([^:]+)(?::(\d+))?", text)
+    assert match is not None, f"the configuration let {text!r} pass"
+    return match[1] or match[3], int(match[2] or match[4] or SENTINEL_PORT)
+
+
+def _sentinels_of(client: redis.Redis) -> list[redis.Redis]:
+    """Return the clients through which `client` finds its master, if it does: they are closed by nobody else."""
+    pool = client.connection_pool
+    return list(pool.sentinel_manager.sentinels) if isinstance(pool, SentinelConnectionPool) else []
 
 
 def _cancellable(client: redis.Redis) -> redis.Redis:

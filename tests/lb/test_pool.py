@@ -253,11 +253,12 @@ RECORDS = st.lists(
 SIGNALS = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(list(Signal))), max_size=4)
 
 
+Story = list[tuple[list[NodeRecord], list[tuple[int, Signal]]]]
+
+
 @given(st.lists(st.tuples(RECORDS, SIGNALS), max_size=12))
-def test_whatever_happens_the_pool_stays_in_order(
-    story: list[tuple[list[NodeRecord], list[tuple[int, Signal]]]],
-) -> None:
-    """Every node under its own name, every record and every configured node in the pool, every change from the table."""
+def test_whatever_happens_the_pool_stays_in_order(story: Story) -> None:
+    """Every node under its own name, every record and configured node in the pool, every change from the table."""
     scene = Scene()
     fixed = [scene.pool.add_static("10.0.0.5", 1), scene.pool.add_static("elsewhere", 2)]
     for records, signals in story:
