@@ -82,9 +82,14 @@ def _through_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
         "username": unquote(user) or None,
         "password": unquote(password) or None,
     }
-    # The sentinels get the same limits on waiting: one that hangs must not keep us from asking the next.
-    limits = {"socket_timeout": COMMAND_TIMEOUT_S, "socket_connect_timeout": CONNECT_TIMEOUT_S}
-    sentinel = Sentinel([_sentinel_at(host) for host in hosts.split(",")], **limits)  # type: ignore[no-untyped-call]
+    # One sentinel that hangs or is gone must not keep us from asking the next.
+    asking = {
+        "socket_timeout": COMMAND_TIMEOUT_S,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "retry": options["retry"],
+    }
+    sentinels = [_sentinel_at(host) for host in hosts.split(",")]
+    sentinel = Sentinel(sentinels, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
     client: redis.Redis = sentinel.master_for(service or "mymaster", **options)
     return client
 

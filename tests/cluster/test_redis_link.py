@@ -19,7 +19,7 @@ import cluster.redis_link
 from cluster.errors import StartError
 from cluster.redis_link import REDIS_AWAY, check, connect, connection, without_password
 from tests.support.ports import free_port
-from tests.support.upstreams import scripted_server, silent_server
+from tests.support.upstreams import silent_server
 from tests.support.valkey import Valkey
 
 
@@ -183,7 +183,13 @@ def test_a_server_without_tls_is_one_readable_line() -> None:
     """`rediss://` where `redis://` was right."""
 
     async def main() -> None:
-        async with scripted_server(lambda head, writer: None, then_close=True) as port:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(1)
+            writer.write(b"-ERR unknown command\r\n")
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
             with pytest.raises(StartError, match="no Redis at"):
                 await check(f"rediss://127.0.0.1:{port}")
 
