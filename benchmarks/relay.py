@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_writable(options.json)
         program = _nginx_program(options.nginx)
         allow_descriptors(2 * max(options.connections, options.idle) + 200)
-        facts = machine() | {"nginx": version_of([program, "-v"])}
+        facts = machine() | {"nginx": version_of([program, "-v"]).rpartition("/")[2]}
         rounds = []
         for number in range(options.rounds):
             print(f"round {number + 1} of {options.rounds} ...", file=sys.stderr)

