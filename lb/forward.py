@@ -19,7 +19,7 @@ from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 
 from cluster.config import Lb
-from lb.errors import BalancerError, NodeFailed, NodeTooSlow, NotForwarded
+from lb.errors import BalancerError, NodeFailed, NodeTooSlow, NoNodeAvailable, NotForwarded
 from lb.exchange import Exchange, Sent
 from lb.headers import answer_head, framing, request_head, tokens
 from lb.pool import Pool
@@ -79,8 +79,14 @@ class Forwarder:
         chunked = _is_chunked(exchange)
         tried: set[str] = set()
         again = exchange.method in _SAFE and exchange.body.at_eof()
+        failure: BalancerError | None = None
         while True:
-            choice, link = await self._reach(exchange, tried, fresh=websocket)
+            try:
+                choice, link = await self._reach(exchange, tried, fresh=websocket)
+            except NoNodeAvailable:
+                if failure is not None:
+                    raise failure from None
+                raise
             answer = None
             try:
                 with self._pool.carrying(choice.node), self._upstream.holding(link):
@@ -96,7 +102,7 @@ class Forwarder:
                 # request that kills nodes must not go round.  A session lives on its own node, or nowhere.
                 if isinstance(exc, NodeTooSlow) or not again or (exchange.client.sid and not link.reused):
                     raise
-                again = False
+                again, failure = False, exc
                 if not link.reused:
                     tried.add(choice.node.name)
 

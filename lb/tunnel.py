@@ -152,6 +152,8 @@ class Tunnels:
             tunnel.client.received,
             tunnel.node_end.received,
         )
+        # Without the cycle both ends are freed at once, however many go together.
+        del tunnel.client, tunnel.node_end
         self._left()
 
     def close(self) -> None:

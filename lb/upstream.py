@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -141,7 +142,8 @@ class Upstream:
         except TimeoutError:
             raise NodeUnreachable(f"no connection within {self._connect_timeout_s:g} s") from None
         except OSError as exc:
-            raise NodeUnreachable(f"no connection: {exc.strerror or exc}") from None
+            reason = os.strerror(exc.errno) if exc.errno is not None and exc.errno > 0 else exc
+            raise NodeUnreachable(f"no connection: {reason}") from None
         keep_alive(transport.get_extra_info("socket"))
         return Link(handler, (node.host, node.port))
 
