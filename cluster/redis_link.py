@@ -63,7 +63,12 @@ async def check(url: str) -> None:
         try:
             await client.ping()
         except REDIS_AWAY as exc:
-            raise StartError(f"no Redis at {without_password(url)}: {exc}") from None
+            raise StartError(f"no Redis at {without_password(url)}: {reason_of(exc)}") from None
+
+
+def reason_of(exc: BaseException) -> str:
+    """Return why Redis is away, for a log line: some errors of the library have no text, others a full stop."""
+    return str(exc).rstrip(".") or type(exc).__name__
 
 
 def without_password(url: str) -> str:

