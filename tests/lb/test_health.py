@@ -18,6 +18,7 @@ from cluster.member import NodeRecord, Signal, State
 from lb.health import SOON_S, SPREAD, Health, Watch
 from lb.pool import Change, Node, Pool
 from lb.probe import Found
+from tests.lb.conftest import Run
 from tests.support.ports import free_port
 from tests.support.upstreams import silent_server, socketio_node
 from tests.support.waiting import eventually
@@ -184,7 +185,7 @@ async def is_in(node: Node, state: State) -> None:
     await eventually(lambda: node.state is state, within_s=5, what=f"{node.name} {state}, is {node.state}")
 
 
-def test_a_real_node_rises_falls_and_comes_back() -> None:
+def test_a_real_node_rises_falls_and_comes_back(run: Run) -> None:
     """Stopped and started again on its port, it goes down with the reason and is ready again within a second."""
 
     async def main() -> None:
@@ -202,10 +203,10 @@ def test_a_real_node_rises_falls_and_comes_back() -> None:
             await eventually(lambda: real.sessions == 0)
         assert scene.path_of("n3000") == [State.READY, State.DOWN, State.READY]
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_node_that_accepts_and_never_answers_goes_down() -> None:
+def test_a_node_that_accepts_and_never_answers_goes_down(run: Run) -> None:
     """Its socket listens, its process hangs."""
 
     async def main() -> None:
@@ -215,10 +216,10 @@ def test_a_node_that_accepts_and_never_answers_goes_down() -> None:
             await is_in(node, State.DOWN)
             assert node.reason == "no answer to GET /healthz within 0.2 s"
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_hanging_node_does_not_delay_the_probes_of_others() -> None:
+def test_a_hanging_node_does_not_delay_the_probes_of_others(run: Run) -> None:
     """Nodes are probed concurrently."""
 
     async def main() -> None:
@@ -229,10 +230,10 @@ def test_a_hanging_node_does_not_delay_the_probes_of_others() -> None:
             node = pool.add_static("127.0.0.1", real.port)
             await is_in(node, State.READY)
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_nodes_that_were_there_before_the_loop_are_probed_too() -> None:
+def test_nodes_that_were_there_before_the_loop_are_probed_too(run: Run) -> None:
     """Configured nodes enter the pool before anything runs."""
 
     async def main() -> None:
@@ -241,10 +242,10 @@ def test_nodes_that_were_there_before_the_loop_are_probed_too() -> None:
         async with scene.watched(prober=prober):
             await is_in(node, State.READY)
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_node_that_the_data_path_found_dead_comes_back_only_after_a_success_and_soon() -> None:
+def test_a_node_that_the_data_path_found_dead_comes_back_only_after_a_success_and_soon(run: Run) -> None:
     """A refused connection takes it out at once; with an interval of a minute it is still probed within a moment."""
 
     async def main() -> None:
@@ -261,10 +262,10 @@ def test_a_node_that_the_data_path_found_dead_comes_back_only_after_a_success_an
             prober.found[3000] = Found()
             await is_in(node, State.READY)
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_result_older_than_the_last_change_does_not_count() -> None:
+def test_a_result_older_than_the_last_change_does_not_count(run: Run) -> None:
     """A probe that began before the data path found the node dead may have reached the process that died."""
 
     async def main() -> None:
@@ -284,11 +285,11 @@ def test_a_result_older_than_the_last_change_does_not_count() -> None:
             prober.hold.set()
             await is_in(node, State.READY)
 
-    asyncio.run(main())
+    run(main)
 
 
 @pytest.mark.parametrize("said", [State.JOINING, State.DRAINING])
-def test_a_node_whose_record_says_that_it_takes_nobody_gets_nobody(said: State) -> None:
+def test_a_node_whose_record_says_that_it_takes_nobody_gets_nobody(run: Run, said: State) -> None:
     """It answers its probes, but it knows better."""
 
     async def main() -> None:
@@ -301,10 +302,10 @@ def test_a_node_whose_record_says_that_it_takes_nobody_gets_nobody(said: State) 
             pool.seen([record(incarnation="b")])
             await is_in(node, State.READY)
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_node_that_finished_joining_rises_without_waiting_for_the_interval() -> None:
+def test_a_node_that_finished_joining_rises_without_waiting_for_the_interval(run: Run) -> None:
     """Its record turned ready: that is news, and it is probed at once."""
 
     async def main() -> None:
@@ -315,10 +316,10 @@ def test_a_node_that_finished_joining_rises_without_waiting_for_the_interval() -
             pool.seen([record(state=State.READY)])
             await is_in(pool.nodes["n3000"], State.READY)
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_draining_node_that_was_down_is_not_brought_back() -> None:
+def test_a_draining_node_that_was_down_is_not_brought_back(run: Run) -> None:
     """Down, up again, and its record still says draining: no traffic."""
 
     async def main() -> None:
@@ -330,10 +331,10 @@ def test_a_draining_node_that_was_down_is_not_brought_back() -> None:
             await eventually(lambda: len(prober.times.get(3000, [])) >= 4)
             assert node.state is State.DOWN
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_node_without_redis_drains_by_its_healthz_and_its_successor_serves() -> None:
+def test_a_node_without_redis_drains_by_its_healthz_and_its_successor_serves(run: Run) -> None:
     """503 with `draining` is no fault: those that it has stay; the process after it answers 200 and gets clients."""
 
     async def main() -> None:
@@ -348,10 +349,10 @@ def test_a_node_without_redis_drains_by_its_healthz_and_its_successor_serves() -
             await is_in(node, State.READY)
         assert scene.path_of("n3000") == [State.READY, State.DRAINING, State.DOWN, State.READY]
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_the_reason_of_a_node_that_is_not_served_is_the_last_one() -> None:
+def test_the_reason_of_a_node_that_is_not_served_is_the_last_one(run: Run) -> None:
     """Why it fell matters less than why it does not come back."""
 
     async def main() -> None:
@@ -363,10 +364,10 @@ def test_the_reason_of_a_node_that_is_not_served_is_the_last_one() -> None:
             prober.found[3000] = Found("GET /healthz answered 500")
             await eventually(lambda: node.reason == "GET /healthz answered 500")
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_flapping_node_is_taken_out_and_brought_back_as_often_as_it_must() -> None:
+def test_a_flapping_node_is_taken_out_and_brought_back_as_often_as_it_must(run: Run) -> None:
     """Each change is one, and the last result decides."""
 
     async def main() -> None:
@@ -380,10 +381,10 @@ def test_a_flapping_node_is_taken_out_and_brought_back_as_often_as_it_must() -> 
                 await is_in(node, State.DOWN)
         assert scene.path_of("n3000") == [State.READY, State.DOWN] * 3
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_node_that_left_the_pool_is_probed_no_more() -> None:
+def test_a_node_that_left_the_pool_is_probed_no_more(run: Run) -> None:
     """Also a result that comes later changes nothing."""
 
     async def main() -> None:
@@ -401,10 +402,10 @@ def test_a_node_that_left_the_pool_is_probed_no_more() -> None:
             assert len(prober.times[3000]) == 1
             assert node.state is State.DOWN
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_configured_node_is_called_as_its_sids_do() -> None:
+def test_a_configured_node_is_called_as_its_sids_do(run: Run) -> None:
     """`nodes.static` gives an address only; sids must route to it."""
 
     async def main() -> None:
@@ -415,10 +416,10 @@ def test_a_configured_node_is_called_as_its_sids_do() -> None:
             await is_in(node, State.READY)
             assert pool.nodes["n9-abc"] is node
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_configured_name_of_a_node_that_announced_itself_is_that_node() -> None:
+def test_a_configured_name_of_a_node_that_announced_itself_is_that_node(run: Run) -> None:
     """`localhost` in the configuration, 127.0.0.1 in the registry: one process is one node."""
 
     async def main() -> None:
@@ -431,7 +432,7 @@ def test_a_configured_name_of_a_node_that_announced_itself_is_that_node() -> Non
             assert pool.nodes["n9"].static
             await is_in(pool.nodes["n9"], State.READY)
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_two_nodes_with_one_name_stay_two_and_are_complained_about_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -455,7 +456,7 @@ def test_two_nodes_with_one_name_stay_two_and_are_complained_about_once(caplog: 
     ]
 
 
-def test_a_node_that_announced_itself_keeps_its_name() -> None:
+def test_a_node_that_announced_itself_keeps_its_name(run: Run) -> None:
     """What it says of itself goes before what its sids claim."""
 
     async def main() -> None:
@@ -466,10 +467,10 @@ def test_a_node_that_announced_itself_keeps_its_name() -> None:
             await is_in(pool.nodes["n3000"], State.READY)
             assert list(pool.nodes) == ["n3000"]
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_hundred_nodes_are_probed_without_aligning() -> None:
+def test_a_hundred_nodes_are_probed_without_aligning(run: Run) -> None:
     """All join at one moment; after a few rounds their probes are spread over the interval."""
 
     async def main() -> None:
@@ -481,10 +482,10 @@ def test_a_hundred_nodes_are_probed_without_aligning() -> None:
         sixth = sorted(times[5] for times in prober.times.values())
         assert sixth[-1] - sixth[0] > 0.01
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_probe_that_breaks_brings_the_worker_down_loudly() -> None:
+def test_a_probe_that_breaks_brings_the_worker_down_loudly(run: Run) -> None:
     """A bug is not a sick node: the supervisor must see it."""
 
     async def broken(host: str, port: int, settings: Settings) -> Found:
@@ -498,4 +499,4 @@ def test_a_probe_that_breaks_brings_the_worker_down_loudly() -> None:
         assert caught.group_contains(RuntimeError, match="a bug")
         assert pool.watchers == []
 
-    asyncio.run(main())
+    run(main)

@@ -11,6 +11,7 @@ import pytest
 
 from cluster.config import Health
 from lb.probe import Found, probe
+from tests.lb.conftest import Run
 from tests.support.ports import free_port
 from tests.support.upstreams import (
     Talk,
@@ -55,7 +56,7 @@ def probed(talk: Talk, settings: Health, *, then_close: bool = False) -> Found:
     return asyncio.run(main())
 
 
-def test_a_real_node_is_well_and_tells_its_slot() -> None:
+def test_a_real_node_is_well_and_tells_its_slot(run: Run) -> None:
     """Both checks pass on python-socketio over aiohttp, and the open packet's sid names the node."""
 
     async def main() -> None:
@@ -63,10 +64,10 @@ def test_a_real_node_is_well_and_tells_its_slot() -> None:
             found = await probe("127.0.0.1", node.port, BOTH)
             assert found == Found(slot="n3007", address=("127.0.0.1", node.port))
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_node_with_sids_of_its_own_is_well_and_has_no_slot() -> None:
+def test_a_node_with_sids_of_its_own_is_well_and_has_no_slot(run: Run) -> None:
     """Any Engine.IO server may be balanced; only ours sign their sids."""
 
     async def main() -> None:
@@ -75,10 +76,10 @@ def test_a_node_with_sids_of_its_own_is_well_and_has_no_slot() -> None:
             assert found.is_well
             assert found.slot == ""
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_no_session_lingers_on_the_node() -> None:
+def test_no_session_lingers_on_the_node(run: Run) -> None:
     """A probe each two seconds must not pile sessions up: it says goodbye and the node forgets it."""
 
     async def main() -> None:
@@ -87,10 +88,10 @@ def test_no_session_lingers_on_the_node() -> None:
                 assert (await probe("127.0.0.1", node.port, BOTH)).is_well
             await eventually(lambda: node.sessions == 0, within_s=2)
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_goodbye_that_nobody_answers_does_not_change_the_verdict() -> None:
+def test_a_goodbye_that_nobody_answers_does_not_change_the_verdict(run: Run) -> None:
     """A node that opened is well, also if it is slow to close."""
 
     async def main() -> None:
@@ -100,7 +101,7 @@ def test_a_goodbye_that_nobody_answers_does_not_change_the_verdict() -> None:
             assert found.is_well
             assert time.monotonic() - began < WEBSOCKET_ONLY.timeout_s
 
-    asyncio.run(main())
+    run(main)
 
 
 def test_a_refused_connection_is_called_so() -> None:
@@ -132,7 +133,7 @@ def test_a_name_that_cannot_be_a_host_is_called_so(host: str) -> None:
         ),
     ],
 )
-def test_a_node_that_accepts_and_never_answers_fails_in_time(settings: Health, fault: str) -> None:
+def test_a_node_that_accepts_and_never_answers_fails_in_time(run: Run, settings: Health, fault: str) -> None:
     """A hanging process still has a listening socket: only the timeout tells."""
 
     async def main() -> None:
@@ -141,10 +142,10 @@ def test_a_node_that_accepts_and_never_answers_fails_in_time(settings: Health, f
             assert (await probe("127.0.0.1", port, settings)).fault == fault
             assert time.monotonic() - began < 1.0
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_node_whose_process_is_stopped_fails_in_time() -> None:
+def test_a_node_whose_process_is_stopped_fails_in_time(run: Run) -> None:
     """A full backlog (here: nobody accepts) lets not even the connection through, or lets it hang."""
 
     async def main() -> None:
@@ -153,11 +154,11 @@ def test_a_node_whose_process_is_stopped_fails_in_time() -> None:
             found = await probe("127.0.0.1", port, Health(timeout_s=IMPATIENT))
             assert found.fault.endswith("within 0.15 s")
 
-    asyncio.run(main())
+    run(main)
 
 
 @pytest.mark.parametrize("status", [301, 404, 500])
-def test_an_answer_other_than_2xx_is_a_fault_with_its_number(status: int) -> None:
+def test_an_answer_other_than_2xx_is_a_fault_with_its_number(run: Run, status: int) -> None:
     """Redirects are not followed: a node answers for itself."""
 
     async def main() -> None:
@@ -165,7 +166,7 @@ def test_an_answer_other_than_2xx_is_a_fault_with_its_number(status: int) -> Non
             node.status = status
             assert (await probe("127.0.0.1", node.port, BOTH)).fault == f"GET /healthz answered {status}"
 
-    asyncio.run(main())
+    run(main)
 
 
 @pytest.mark.parametrize("status", [200, 204, 299])
@@ -178,7 +179,7 @@ def test_any_2xx_is_well(status: int) -> None:
     ("state", "leaving"),
     [("draining", True), ("joining", False), ("ready", False), ("gone fishing", False), (7, False)],
 )
-def test_a_node_that_says_that_it_drains_is_leaving_and_not_ill(state: object, leaving: bool) -> None:
+def test_a_node_that_says_that_it_drains_is_leaving_and_not_ill(run: Run, state: object, leaving: bool) -> None:
     """Its /healthz answers 503 with its state; only `draining` means that it still serves those that it has."""
 
     async def main() -> None:
@@ -190,7 +191,7 @@ def test_a_node_that_says_that_it_drains_is_leaving_and_not_ill(state: object, l
             known = state in ("draining", "joining", "ready")
             assert found.fault == "GET /healthz answered 503" + (f": {state}" if known else "")
 
-    asyncio.run(main())
+    run(main)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +328,7 @@ def test_any_websocket_server_is_well_when_the_path_is_not_engine_io() -> None:
     assert probed(upgrading(b""), settings, then_close=True).is_well
 
 
-def test_a_probe_closes_as_a_client_that_leaves() -> None:
+def test_a_probe_closes_as_a_client_that_leaves(run: Run) -> None:
     """An Engine.IO close packet and a WebSocket close frame, both masked (RFC 6455 5.3)."""
     heard = bytearray()
 
@@ -344,7 +345,7 @@ def test_a_probe_closes_as_a_client_that_leaves() -> None:
             assert (await probe("127.0.0.1", server.sockets[0].getsockname()[1], WEBSOCKET_ONLY)).is_well
             await asyncio.wait_for(done.wait(), 5)
 
-    asyncio.run(main())
+    run(main)
     assert heard == b"\x81\x81\0\0\0\0" + b"1" + b"\x88\x82\0\0\0\0" + b"\x03\xe8"
 
 
@@ -363,7 +364,7 @@ def test_the_request_is_what_a_server_expects() -> None:
     assert accept_of(heads[1])
 
 
-def test_with_both_checks_off_an_accepted_connection_is_well() -> None:
+def test_with_both_checks_off_an_accepted_connection_is_well(run: Run) -> None:
     """Any TCP server may be balanced."""
 
     async def main() -> None:
@@ -371,10 +372,10 @@ def test_with_both_checks_off_an_accepted_connection_is_well() -> None:
             assert await probe("127.0.0.1", port, TCP_ONLY) == Found()
         assert (await probe("127.0.0.1", port, TCP_ONLY)).fault == "connection refused"
 
-    asyncio.run(main())
+    run(main)
 
 
-def test_a_cancelled_probe_leaves_no_connection() -> None:
+def test_a_cancelled_probe_leaves_no_connection(run: Run) -> None:
     """A stopping balancer cancels its probes; the node must not wait for them."""
 
     async def main() -> None:
@@ -397,4 +398,4 @@ def test_a_cancelled_probe_leaves_no_connection() -> None:
             probing.cancel()
             await asyncio.wait_for(gone.wait(), 5)
 
-    asyncio.run(main())
+    run(main)
