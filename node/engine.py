@@ -12,10 +12,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import engineio
-from aiohttp import web
+from aiohttp import StreamReader, web
 from engineio.async_drivers import aiohttp as driver
 from engineio.async_socket import AsyncSocket
+from engineio.exceptions import EngineIOError
 from engineio.packet import MESSAGE, NOOP, Packet
+from engineio.payload import Payload
 
 from cluster.closing import CloseCode
 from cluster.tag import new_sid
@@ -29,6 +31,15 @@ SERVER_LEAVES = "server leaves"
 """The reason that disconnect handlers get when this node stops."""
 
 NORMAL_CLOSURE = 1000
+
+MOST_POLLED = 16
+"""Packets in one answer to a poll: python-engineio's client gives up on more (`Payload.max_decode_packets`)."""
+
+MOST_POSTED = 1000
+"""Packets in one request of a client: the JavaScript client puts everything that it has to say into one."""
+
+# The only way to say so; its own limit of 16 fails clients that emit a little faster than their requests go round.
+Payload.max_decode_packets = MOST_POSTED
 
 # Types of packets, and `b` before base64 (Engine.IO protocol 4, "Packet encoding").
 _PACKET_BEGINNINGS = frozenset("0123456b")
@@ -83,12 +94,29 @@ class WebSocket(driver.WebSocket):  # type: ignore[misc]
             self._transport.abort()
 
 
+class Outbox(asyncio.Queue[Packet | None]):
+    """What waits for one client.  After each `get` at most MOST_POLLED - 1 more are there at once: one poll's worth."""
+
+    _taken = 0
+
+    async def get(self) -> Packet | None:
+        self._taken = 0
+        return await super().get()
+
+    def get_nowait(self) -> Packet | None:
+        if self._taken >= MOST_POLLED:
+            raise asyncio.QueueEmpty
+        self._taken += 1
+        return super().get_nowait()
+
+
 class Engine(engineio.AsyncServer):  # type: ignore[misc]
     """The Engine.IO server of a node.  Until it has a `tag`, sids are python-engineio's own."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._async: dict[str, Any] = {**self._async, "websocket": WebSocket}
+        own = {"websocket": WebSocket, "translate_request": self._environ}
+        self._async: dict[str, Any] = {**self._async, **own}
         self.tag = ""
         self.leaving = False
         self.websockets: set[WebSocket] = set()
@@ -112,6 +140,21 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]
         ended = session is None or session.closed
         return _leaving() if self.leaving and ended and not response.prepared else response
 
+    def create_queue(self) -> Outbox:
+        return Outbox()
+
+    async def _environ(self, request: web.Request) -> dict[str, Any]:
+        """Return the WSGI environ of `request`, with its body read whole and checked.
+
+        python-engineio takes the first piece of a body that comes in several for all of it, and needs a length.
+        """
+        environ: dict[str, Any] = driver.translate_request(request)
+        if request.method == "POST":
+            body = await _read(request.content, self.max_http_buffer_size + 1)
+            environ["CONTENT_LENGTH"] = str(len(body))
+            environ["wsgi.input"] = _Body(body)
+        return environ
+
     async def send_packet(self, sid: str, pkt: Packet) -> None:
         if pkt.packet_type == MESSAGE:
             self.messages_out += 1
@@ -129,6 +172,15 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]
         """Answer the poll of a client that said goodbye: it may wait for that before it goes, up to a ping interval."""
         if session is not None and not session.upgraded:
             session.queue.put_nowait(Packet(NOOP))
+
+    async def disconnect(self, sid: str | None = None) -> None:
+        """As python-engineio's, which waits without limit for a polling client to fetch its last packets."""
+        try:
+            async with asyncio.timeout(CLOSE_WAIT_S):
+                await super().disconnect(sid)
+        except TimeoutError:
+            log.debug("last packets not fetched", extra={"sid": sid})
+            self.sockets.pop(sid, None)
 
     async def drop(self, sid: str) -> None:
         """End the session `sid` at once: its client does not speak our protocol."""
@@ -176,3 +228,28 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]
 
 def _leaving() -> web.Response:
     return web.Response(status=503, text="This node is leaving.", headers={"Retry-After": "1"})
+
+
+async def _read(content: StreamReader, most: int) -> bytes:
+    """Read a body to its end, or until it has `most` bytes."""
+    body = bytearray()
+    while len(body) < most and (piece := await content.read(most - len(body))):
+        body += piece
+    return bytes(body)
+
+
+class _Body:
+    """A body that was read, as python-engineio reads it."""
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+
+    async def read(self, _: int) -> bytes:
+        """Return it.  Raises EngineIOError if it is not an Engine.IO payload: the session ends, with status 400."""
+        try:
+            packets = Payload(encoded_payload=self._body.decode()).packets
+        except (ValueError, KeyError, RecursionError) as exc:
+            raise EngineIOError(f"not an Engine.IO payload: {exc}") from None
+        if any(packet.packet_type > NOOP for packet in packets):
+            raise EngineIOError("not an Engine.IO payload: unknown type of packet")
+        return self._body

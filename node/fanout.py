@@ -30,9 +30,6 @@ QUIET_S = 5.0
 RETRY_FIRST_S = 0.1
 RETRY_MOST_S = 1.0
 
-PUBLISH_AGAIN_S = 0.5
-"""How long nothing is published after a failure: a Redis that hangs must not hold up every emit for a timeout."""
-
 
 class Fanout(AsyncPubSubManager):  # type: ignore[misc]
     """Client manager of a node whose cluster talks through the Redis at `url`, on `channel`.
@@ -48,8 +45,8 @@ class Fanout(AsyncPubSubManager):  # type: ignore[misc]
         self._link = connect(url)
         # One publisher at a time: on one connection two emits of a handler arrive in the order in which they left.
         self._publishing = asyncio.Lock()
-        self._silent_until = 0.0
-        self._away = False
+        self._cannot_publish = asyncio.Event()
+        self._troubles: set[str] = set()
         self.dropped = 0
 
     def initialize(self) -> None:
@@ -57,15 +54,16 @@ class Fanout(AsyncPubSubManager):  # type: ignore[misc]
 
     async def run(self) -> None:
         """Hand what other nodes publish to our clients, until cancelled."""
-        await self._thread()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._thread())
+            group.create_task(self._probe())
 
     async def aclose(self) -> None:
         await self._link.aclose()
 
     async def _publish(self, data: Any) -> None:
-        loop = asyncio.get_running_loop()
         async with self._publishing:
-            if loop.time() < self._silent_until:
+            if self._cannot_publish.is_set():
                 self.dropped += 1
                 return
             try:
@@ -73,8 +71,22 @@ class Fanout(AsyncPubSubManager):  # type: ignore[misc]
             except REDIS_AWAY as exc:
                 # Local clients have the message already; what the others miss is counted, and told once.
                 self.dropped += 1
-                self._silent_until = loop.time() + PUBLISH_AGAIN_S
-                self._lost(exc)
+                self._cannot_publish.set()
+                self._lost("publish", exc)
+
+    async def _probe(self) -> None:
+        """Find out when Redis takes messages again: the application's own would each wait for a time-out."""
+        while True:
+            await self._cannot_publish.wait()
+            for delay in full_jitter(RETRY_FIRST_S, RETRY_MOST_S):
+                await asyncio.sleep(delay)
+                try:
+                    await self._link.ping()
+                except REDIS_AWAY:
+                    continue  # told already
+                break
+            self._cannot_publish.clear()
+            self._back("publish")
 
     async def _listen(self) -> AsyncIterator[bytes]:
         delays = full_jitter(RETRY_FIRST_S, RETRY_MOST_S)
@@ -87,21 +99,21 @@ class Fanout(AsyncPubSubManager):  # type: ignore[misc]
                             yield message["data"]
                         else:
                             delays = full_jitter(RETRY_FIRST_S, RETRY_MOST_S)
-                            self._back()
+                            self._back("listen")
             except REDIS_AWAY as exc:
-                self._lost(exc)
+                self._lost("listen", exc)
             await asyncio.sleep(next(delays))
 
-    def _lost(self, exc: BaseException) -> None:
-        if not self._away:
-            self._away = True
+    def _lost(self, direction: str, exc: BaseException) -> None:
+        if not self._troubles:
             log.warning("bus lost: messages stay on this node", extra={"reason": str(exc) or type(exc).__name__})
+        self._troubles.add(direction)
 
-    def _back(self) -> None:
-        self._silent_until = 0.0
-        if self._away:
-            self._away = False
-            log.info("bus is back", extra={"dropped": self.dropped})
+    def _back(self, direction: str) -> None:
+        if direction in self._troubles:
+            self._troubles.discard(direction)
+            if not self._troubles:
+                log.info("bus is back", extra={"dropped": self.dropped})
 
 
 async def _lively(subscription: PubSub) -> AsyncIterator[dict[str, Any]]:

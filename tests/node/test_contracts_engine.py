@@ -11,10 +11,11 @@ from aiohttp import web
 from engineio.async_drivers import aiohttp as driver
 from engineio.async_socket import AsyncSocket
 from engineio.packet import MESSAGE, Packet
+from engineio.payload import Payload
 
 from cluster.tag import slot_of, tag_of
 from node import Server
-from node.engine import Engine, WebSocket
+from node.engine import MOST_POLLED, MOST_POSTED, Engine, WebSocket
 
 
 def test_an_engine_makes_its_sids_with_generate_id() -> None:
@@ -103,7 +104,40 @@ def test_sessions_have_the_attributes_that_we_read() -> None:
     assert engine.connections == 0
 
 
-@pytest.mark.parametrize("name", ["_trigger_event", "handle_request", "send_packet", "generate_id"])
+def test_a_poll_takes_one_packet_and_then_what_is_there_at_once() -> None:
+    """`get`, then `get_nowait` until QueueEmpty, of the queue that `create_queue` made: that bounds a poll."""
+
+    async def main() -> None:
+        session = AsyncSocket(Engine(async_mode="aiohttp"), "sid")
+        for number in range(MOST_POLLED + 3):
+            await session.queue.put(Packet(MESSAGE, str(number)))
+        polls = [await session.poll(), await session.poll()]
+        assert [len(packets) for packets in polls] == [MOST_POLLED, 3]
+        assert [packet.data for packets in polls for packet in packets] == [str(n) for n in range(MOST_POLLED + 3)]
+        session.queue.put_nowait(None)
+        assert await session.poll() == []
+
+    asyncio.run(main())
+
+
+def test_a_body_is_read_through_the_environ() -> None:
+    """`CONTENT_LENGTH`, then `wsgi.input`, from `_async["translate_request"]`, which may be a coroutine function."""
+    source = inspect.getsource(AsyncSocket.handle_post_request)
+    assert "environ.get('CONTENT_LENGTH', '0')" in source
+    assert "environ['wsgi.input'].read(length)" in source
+    assert "iscoroutinefunction(translate_request)" in inspect.getsource(engineio.AsyncServer.handle_request)
+
+
+def test_the_number_of_packets_in_a_body_is_a_class_attribute() -> None:
+    """Ours is set when node.engine is imported."""
+    Payload(encoded_payload="\x1e".join(["4x"] * MOST_POSTED))
+    with pytest.raises(ValueError, match="Too many"):
+        Payload(encoded_payload="\x1e".join(["4x"] * (MOST_POSTED + 1)))
+
+
+@pytest.mark.parametrize(
+    "name", ["create_queue", "disconnect", "_trigger_event", "handle_request", "send_packet", "generate_id"]
+)
 def test_the_engine_overrides_what_is_there(name: str) -> None:
     """A method that upstream renames would leave ours uncalled."""
     assert hasattr(engineio.AsyncServer, name)
