@@ -72,7 +72,7 @@ class _Text(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {key}={_shown(value)}" for key, value in _fields(record).items())
-        line = f"{self.formatTime(record)} {record.levelname.lower():7} {record.getMessage()}{fields}"
+        line = f"{self.formatTime(record)} {record.levelname.lower():7} {_one_line(record.getMessage())}{fields}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -93,6 +93,11 @@ class _Json(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str, separators=(",", ":"))
+
+
+def _one_line(text: str) -> str:
+    # Libraries put what a peer sent into the phrase itself.
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _shown(value: object) -> str:
