@@ -64,22 +64,24 @@ class Worker:
     async def run(self, stopping: asyncio.Event) -> int:
         """Serve until `stopping`: stop accepting, drain, end."""
         options, config = self._options, self._config
+        listening, admin_listening = _inherited(options.listen_fd), _inherited(options.admin_fd)
         metrics = Metrics()
         pool = Pool(time.monotonic, on_change=_log_change)
         discovery = Discovery(pool, config)
         reports = Reports(options.run_dir, options.index, metrics, pool)
-        front = Front(config, pool, metrics, most_connections=_most_connections(config.lb.max_connections))
+        most = _most_connections(config.lb.max_connections)
+        front = Front(config, pool, metrics, most_connections=most)
         admin = web.AppRunner(admin_app(pool, reports, discovery, options.run_dir), access_log=None)
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(run()) for run in (discovery.run, Health(pool, config.lb.health).run, reports.run)
             ]
             await admin.setup()
-            await web.SockSite(admin, _inherited(options.admin_fd)).start()
+            await web.SockSite(admin, admin_listening).start()
             await _first_picture(pool)
-            await front.start(_inherited(options.listen_fd))
+            await front.start(listening)
             lifecycle.say_ready(options.ready_fd)
-            log.info("serving", extra={"nodes": sum(node.takes_new for node in pool)})
+            log.info("serving", extra={"nodes": sum(node.takes_new for node in pool), "most_connections": most})
             await stopping.wait()
             await front.stop(config.lb.drain_s)
             await admin.cleanup()

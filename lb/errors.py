@@ -70,6 +70,16 @@ class NoNodeAvailable(BalancerError):
         super().__init__(f"no ready node ({known} known, {tried} tried)")
 
 
+class OutOfResources(BalancerError):
+    """This worker has no descriptor, local port or kernel memory left for a connection to a node.
+
+    That is our want and no fault of the node, which stays in.
+    """
+
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    retry_after_s = RETRY_AFTER_S
+
+
 class NodeUnreachable(BalancerError):
     """A connection to a node was refused or did not come up in time; nothing of the request was sent."""
 

@@ -72,7 +72,11 @@ class Front:
         return len(self._tunnels)
 
     async def start(self, listening: socket.socket) -> None:
-        """Serve on `listening`, which this takes over."""
+        """Serve on `listening`, which this takes over.
+
+        An accept that fails for want of descriptors is tried again by both event loops; it does not come to that
+        while `most_connections` is less than the descriptors allow.
+        """
         keep_alive(listening)
         self._listener = await self._loop.create_server(
             lambda: Downstream(self._server, self._limits, next(self._numbers)), sock=listening, backlog=BACKLOG

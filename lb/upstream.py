@@ -8,6 +8,7 @@ tests/lb/test_contracts_aiohttp.py names all that we expect of it.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from aiohttp.http import HttpProcessingError, RawResponseMessage
 from aiohttp.streams import StreamReader
 
 from cluster.member import Signal
-from lb.errors import NodeFailed, NodeUnreachable
+from lb.errors import NodeFailed, NodeUnreachable, OutOfResources
 from lb.keepalive import keep_alive
 from lb.pool import Node, Pool
 from lb.route import Choice
@@ -33,6 +34,18 @@ more, and a request that crosses such a close is lost."""
 
 READ_BUFFER_BYTES = 65_536
 """How much of a body waits here for the other side: at twice this we stop reading."""
+
+
+TELL_EVERY_S = 60.0
+
+_OURS = {
+    errno.EMFILE: "the limit of open files of this process (ulimit -n, LimitNOFILE=)",
+    errno.ENFILE: "the limit of open files of this host (fs.file-max)",
+    errno.ENOBUFS: "memory for sockets (net.ipv4.tcp_mem)",
+    errno.ENOMEM: "memory",
+    errno.EADDRNOTAVAIL: "the range of local ports (net.ipv4.ip_local_port_range), or run more nodes",
+}
+"""What a failed connect says of us and not of the node, and which limit an operator may raise then."""
 
 
 class ConnectMetrics(Protocol):
@@ -113,6 +126,7 @@ class Upstream:
         self._loop = asyncio.get_running_loop()
         self._idle: dict[tuple[str, int], list[Link]] = {}
         self._purge: asyncio.TimerHandle | None = None
+        self._silent_until = 0.0
 
     async def reach(self, route: Callable[[set[str]], Choice], tried: set[str], *, fresh: bool) -> tuple[Choice, Link]:
         """Connect to the node that `route` chooses, or to the next one; those that failed are added to `tried`.
@@ -133,7 +147,7 @@ class Upstream:
                 return choice, link
 
     async def open(self, node: Node) -> Link:
-        """Connect to `node`.  Raises NodeUnreachable."""
+        """Connect to `node`.  Raises NodeUnreachable or OutOfResources."""
         try:
             async with asyncio.timeout(self._connect_timeout_s):
                 transport, handler = await self._loop.create_connection(
@@ -142,6 +156,9 @@ class Upstream:
         except TimeoutError:
             raise NodeUnreachable(f"no connection within {self._connect_timeout_s:g} s") from None
         except OSError as exc:
+            if exc.errno in _OURS:
+                self._tell_what_to_raise(exc.errno)
+                raise OutOfResources(f"no connection to a node: {os.strerror(exc.errno)}") from None
             reason = os.strerror(exc.errno) if exc.errno is not None and exc.errno > 0 else exc
             raise NodeUnreachable(f"no connection: {reason}") from None
         keep_alive(transport.get_extra_info("socket"))
@@ -158,6 +175,12 @@ class Upstream:
                 self._put(link)
             else:
                 link.close()
+
+    def _tell_what_to_raise(self, number: int) -> None:
+        now = self._loop.time()
+        if now >= self._silent_until:
+            self._silent_until = now + TELL_EVERY_S
+            log.error("out of resources", extra={"reason": os.strerror(number), "raise": _OURS[number]})
 
     def _put(self, link: Link) -> None:
         link.idle_since = self._loop.time()

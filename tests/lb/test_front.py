@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -329,3 +332,58 @@ def test_quiet_connections_are_probed_by_tcp_on_both_sides(run: Run) -> None:
                 assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 4
 
     run(main)
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Let this process open nothing more; what is open stays."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_a_worker_at_its_limit_blames_itself_and_recovers(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Neither an accept nor a connect that fails for want of descriptors takes a node out, or stops us for good."""
+
+    async def main() -> None:
+        async with backend(tunnel_echo) as node, balancer(node.port) as lb:
+            tunnel, kept = await lb.connect(), await lb.connect()
+            tunnel.send(upgrade_request())
+            await tunnel.head()
+            await eventually(lambda: lb.front.connections == 2)
+            waiting = socket.socket()
+            waiting.setblocking(False)
+            with no_descriptor_left():
+                for _ in range(2):
+                    kept.send(upgrade_request())
+                    head, _ = await kept.answer()
+                    assert head.startswith(b"HTTP/1.1 503 ")
+                    assert b"Retry-After" in head
+                waiting.connect_ex(("127.0.0.1", lb.port))
+                for _ in range(20):  # meanwhile the loop finds that it cannot accept
+                    tunnel.send(b"x")
+                    assert await tunnel.reader.readexactly(1) == b"x"
+            assert not lb.changes
+            kept.send(upgrade_request())
+            assert (await kept.head()).startswith(b"HTTP/1.1 101 ")
+
+            async def answers() -> bool:
+                caller = await lb.connect()
+                caller.send(upgrade_request())
+                try:
+                    return b" 101 " in await asyncio.wait_for(caller.head(), 1)
+                except (asyncio.IncompleteReadError, TimeoutError):
+                    return False
+
+            await eventually(answers)
+            waiting.close()
+
+    run(main)
+    told = [record for record in caplog.records if record.getMessage() == "out of resources"]
+    assert [getattr(record, "raise") for record in told] == [
+        "the limit of open files of this process (ulimit -n, LimitNOFILE=)"
+    ]
