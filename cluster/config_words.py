@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
-from typing import Any, get_args
+from typing import Any, cast
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -80,12 +80,5 @@ def _unknown_key(path: KeyPath) -> str:
 def _section_at(path: KeyPath) -> type[BaseModel]:
     section: type[BaseModel] = Config
     for key in path:
-        annotation = section.model_fields[str(key)].annotation
-        section = next(kind for kind in _types(annotation) if isinstance(kind, type) and issubclass(kind, BaseModel))
+        section = cast(type[BaseModel], section.model_fields[str(key)].annotation)
     return section
-
-
-def _types(annotation: Any) -> Iterator[Any]:
-    yield annotation
-    for argument in get_args(annotation):
-        yield from _types(argument)

@@ -109,6 +109,10 @@ def test_ten_and_more_mistakes_in_one_file_are_all_told_at_once() -> None:
         ("redis: yes", "1: redis: true is not text; allowed: text (put it in quotes)"),
         ("cluster: 2026-01-02", "1: cluster: 2026-01-02 is not text; allowed: text (put it in quotes)"),
         ("restarts: {}", f"1: restarts: unknown key, did you mean restart? allowed here: {SECTIONS}"),
+        (
+            'cluster: "\\ud800"',
+            "1: cluster: '\\ud800': Input should be a valid string, unable to parse raw data as a unicode string",
+        ),
         ("zzz: 1", f"1: zzz: unknown key; allowed here: {SECTIONS}"),
         ("log:\n  levels: info", "2: log.levels: unknown key, did you mean level? allowed here: level, format"),
     ],

@@ -252,6 +252,22 @@ class TestReports:
 
             asyncio.run(main())
 
+    def test_a_successor_leaves_what_it_cannot_read(self, tmp_path: Path) -> None:
+        """A report of its index from another version: nothing of it can be counted on."""
+        run_dir = RunDir(tmp_path)
+        run_dir.publish("worker-0-1", {"worker": {"version": 2}})
+
+        async def main() -> None:
+            reports, metrics, _ = self.reports(tmp_path)
+            task = asyncio.create_task(reports.run())
+            await eventually(lambda: run_dir.report(reports.name))
+            assert metrics.totals == Totals()
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+        asyncio.run(main())
+
     def test_a_report_is_written_each_second(self, tmp_path: Path) -> None:
         """Neighbours are at most that much behind."""
 
