@@ -29,6 +29,10 @@ from lb.upstream import ConnectMetrics, Upstream
 log = logging.getLogger(__name__)
 
 
+ACCEPTS_AT_ONCE = 64
+"""asyncio takes a backlog also for how often it tries to accept in a row, and goes on when it is out of descriptors."""
+
+
 class FrontMetrics(ExchangeMetrics, TunnelMetrics, ConnectMetrics, Protocol):
     def rejected(self, reason: str) -> None: ...
 
@@ -79,8 +83,9 @@ class Front:
         """
         keep_alive(listening)
         self._listener = await self._loop.create_server(
-            lambda: Downstream(self._server, self._limits, next(self._numbers)), sock=listening, backlog=BACKLOG
+            lambda: Downstream(self._server, self._limits, next(self._numbers)), sock=listening, backlog=ACCEPTS_AT_ONCE
         )
+        listening.listen(BACKLOG)
 
     async def stop(self, drain_s: float) -> None:
         """Stop accepting; let exchanges and tunnels finish for `drain_s`; end the rest."""
