@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support.valkey import Valkey, running_valkey
+
+# How long one example takes depends on who else uses the machine.
+settings.register_profile("flotilla", deadline=None)
+settings.load_profile("flotilla")
 
 
 @pytest.fixture
