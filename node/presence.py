@@ -22,8 +22,8 @@ log = logging.getLogger(__name__)
 SPACING_S = 0.02
 MOST_SPACING_S = 1.0
 REST = 4
-"""After an exchange the loop rests REST times as long as it worked, within these limits.  So changes that come together
-are written, read and told together, and a crowd that arrives cannot take more than a part of the node's time."""
+"""Each loop rests REST times as long as it worked, within these limits.  So changes that come together are dealt with
+together, and a crowd that arrives cannot take more than a part of the node's time."""
 
 SYNC_S = 1.0
 """How long a question may wait for the directory, before it is answered as well as this node can."""
@@ -96,6 +96,7 @@ class Presence:
         self._away = False
         self._told: Roster = {}
         self._stirred = asyncio.Event()
+        self._changed = asyncio.Event()
         self._asking: list[asyncio.Future[None]] = []
         self._listeners: list[Listener] = []
 
@@ -117,6 +118,7 @@ class Presence:
         self._own[sid] = self._put[sid] = device
         self._drop.pop(sid, None)
         self._stirred.set()
+        self._changed.set()
 
     def leave(self, sid: str) -> None:
         """The client `sid` is nobody's device any more; it may never have been one."""
@@ -125,6 +127,7 @@ class Presence:
             self._put.pop(sid, None)
             self._drop[sid] = device
             self._stirred.set()
+            self._changed.set()
 
     def username_of(self, sid: str) -> str | None:
         """Return whose device the client `sid` of this node is."""
@@ -162,22 +165,8 @@ class Presence:
         """Exchange entries with the other nodes and tell the listeners, until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._directory.watch(self._stirred.set))
-            loop = asyncio.get_running_loop()
-            while True:
-                began = loop.time()
-                self._stirred.clear()
-                asked, self._asking = self._asking, []
-                await self._exchange(fresh=bool(asked))
-                for question in asked:
-                    if not question.done():
-                        question.set_result(None)
-                await self._tell()
-                await asyncio.sleep(min(MOST_SPACING_S, max(SPACING_S, REST * (loop.time() - began))))
-                try:
-                    async with asyncio.timeout(self._refresh_s):
-                        await self._stirred.wait()
-                except TimeoutError:
-                    pass  # time for a look
+            group.create_task(self._keep_exchanging())
+            group.create_task(self._keep_telling())
 
     async def withdraw(self) -> None:
         """Take this node's entries out of the directory: it leaves.  Without Redis the registry's lease does it."""
@@ -186,6 +175,31 @@ class Presence:
             await self._directory.replace([])
         except REDIS_AWAY as exc:
             log.info("entries left behind", extra={"reason": str(exc)})
+
+    async def _keep_exchanging(self) -> None:
+        while True:
+            began = asyncio.get_running_loop().time()
+            self._stirred.clear()
+            asked, self._asking = self._asking, []
+            await self._exchange(fresh=bool(asked))
+            for question in asked:
+                if not question.done():
+                    question.set_result(None)
+            self._changed.set()
+            await _rest(began)
+            try:
+                async with asyncio.timeout(self._refresh_s):
+                    await self._stirred.wait()
+            except TimeoutError:
+                pass  # time for a look
+
+    async def _keep_telling(self) -> None:
+        while True:
+            await self._changed.wait()
+            began = asyncio.get_running_loop().time()
+            self._changed.clear()
+            await self._tell()
+            await _rest(began)
 
     async def _exchange(self, *, fresh: bool) -> None:
         put, drop, unwritten = [*self._put.values()], [*self._drop.values()], self._unwritten
@@ -229,3 +243,8 @@ class Presence:
             self._told = roster
             for listener in self._listeners:
                 await listener(change)
+
+
+async def _rest(began: float) -> None:
+    worked_s = asyncio.get_running_loop().time() - began
+    await asyncio.sleep(min(MOST_SPACING_S, max(SPACING_S, REST * worked_s)))

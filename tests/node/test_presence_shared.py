@@ -1,0 +1,142 @@
+"""Who is online on several nodes: races, nodes that die, a Redis that goes away, forgets or hangs."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import pytest
+import redis.asyncio as redis
+
+from cluster.redis_link import connection
+from node import presence as presence_module
+from node.presence import Alone
+from tests.support.seats import KEYS, Seat, presence_with, running, sharing
+from tests.support.valkey import Valkey
+from tests.support.waiting import eventually
+
+
+def test_what_was_acknowledged_on_one_node_is_known_on_every_other(valkey: Valkey) -> None:
+    """join and synced here, then synced and users there: the user is in the answer, at the first attempt."""
+
+    async def main() -> None:
+        async with sharing(valkey.url, "n1", 3001) as one, sharing(valkey.url, "n2", 3002) as two:
+            for number in range(30):
+                one.presence.join(f"s{number}", f"user-{number}")
+                await one.presence.synced()
+                await two.presence.synced()
+                assert f"user-{number}" in two.presence.users()
+
+    asyncio.run(main())
+
+
+def test_one_user_on_two_nodes_joins_and_leaves_once_in_the_eyes_of_each(valkey: Valkey) -> None:
+    """However the two registrations race."""
+
+    async def main() -> None:
+        async with sharing(valkey.url, "n1", 3001) as one, sharing(valkey.url, "n2", 3002) as two:
+            one.presence.join("s1", "ann")
+            two.presence.join("s2", "ann")
+            for seat in (one, two):
+                await eventually(partial(seat.has_devices, "ann", 2))
+            one.presence.leave("s1")
+            two.presence.leave("s2")
+            for seat in (one, two):
+                await eventually(partial(seat.has_lost, "ann"))
+                assert seat.joined() == ["ann"]
+
+    asyncio.run(main())
+
+
+def test_users_of_a_dead_node_are_gone_at_once_and_swept(valkey: Valkey) -> None:
+    """The registry misses the node, so its entries count no more, and whoever sees that takes them out."""
+
+    async def main() -> None:
+        async with sharing(valkey.url, "n1", 3001) as one, connection(valkey.url) as link:
+            async with sharing(valkey.url, "n2", 3002) as two:
+                two.presence.join("s2", "bob")
+                await eventually(lambda: one.joined() == ["bob"])
+            await two.die_by(link)
+            await eventually(lambda: one.left() == ["bob"], within_s=2)
+            assert one.presence.users() == {}
+            assert await eventually(lambda: _is_empty(link))
+
+    asyncio.run(main())
+
+
+async def _is_empty(link: redis.Redis) -> bool:
+    return not await link.exists(KEYS.users_online)
+
+
+def test_entries_of_a_former_process_of_a_name_do_not_count(valkey: Valkey) -> None:
+    """n2 was killed and started again within its lease: the new process has none of the old one's users."""
+
+    async def main() -> None:
+        async with sharing(valkey.url, "n1", 3001) as one:
+            async with sharing(valkey.url, "n2", 3002, "i1") as two:
+                two.presence.join("s2", "bob")
+                await eventually(lambda: one.joined() == ["bob"])
+            async with sharing(valkey.url, "n2", 3002, "i2"):
+                await eventually(lambda: one.left() == ["bob"])
+
+    asyncio.run(main())
+
+
+def test_a_directory_that_was_emptied_makes_nobody_leave(valkey: Valkey) -> None:
+    """Redis restarts empty: the picture stays while the nodes write their entries again."""
+
+    async def main() -> None:
+        async with sharing(valkey.url, "n1", 3001, trust_s=2) as one, sharing(valkey.url, "n2", 3002, trust_s=2) as two:
+            one.presence.join("s1", "ann")
+            two.presence.join("s2", "bob")
+            for seat in (one, two):
+                await eventually(partial(seat.sees, "ann", "bob"))
+            valkey.kill()
+            one.presence.join("s3", "cid")
+            assert set(one.presence.users()) == {"ann", "bob", "cid"}
+            await eventually(lambda: "cid" in one.joined(), what="told locally while Redis is away")
+            valkey.start()
+            await eventually(one.announce)
+            await eventually(two.announce)
+            await eventually(lambda: "cid" in two.joined(), what="what was missed is made up for")
+            async with sharing(valkey.url, "n3", 3003) as three:
+                await eventually(lambda: set(three.presence.users()) == {"ann", "bob", "cid"})
+            assert one.left() == two.left() == []
+
+    asyncio.run(main())
+
+
+def test_while_redis_is_away_questions_are_answered_at_once(valkey: Valkey) -> None:
+    """`synced` does not wait for what cannot come."""
+
+    async def main() -> None:
+        async with sharing(valkey.url) as seat:
+            await seat.presence.synced()
+            valkey.kill()
+            seat.presence.join("s1", "ann")
+            loop = asyncio.get_running_loop()
+            await seat.presence.synced()
+            began = loop.time()
+            await seat.presence.synced()
+            assert loop.time() - began < 0.05
+            assert list(seat.presence.users()) == ["ann"]
+            await seat.presence.withdraw()
+
+    asyncio.run(main())
+
+
+def test_a_directory_that_does_not_answer_is_waited_for_with_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Redis that hangs costs a question SYNC_S, not for ever."""
+
+    class Hanging(Alone):
+        async def others(self, *, fresh: bool) -> None:
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        monkeypatch.setattr(presence_module, "SYNC_S", 0.05)
+        async with running(Seat(presence_with(Hanging(), "n1", "i1", 3001))) as seat:
+            seat.presence.join("s1", "ann")
+            async with asyncio.timeout(1):
+                await seat.presence.synced()
+
+    asyncio.run(main())
