@@ -12,7 +12,6 @@ import select
 import sys
 import threading
 import time
-import zlib
 from collections import deque
 from types import TracebackType
 from typing import Literal, Self
@@ -40,6 +39,7 @@ class Output:
         self._colour = colour
         self._most = most_waiting_bytes
         self._width = 0
+        self._colours: dict[str, int] = {}
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._writing = False
@@ -85,6 +85,7 @@ class Output:
     def expect(self, process: str) -> None:
         """Make room for a name, so that the lines of all processes begin in one column."""
         self._width = max(self._width, len(process))
+        self._colours.setdefault(process, _COLOURS[len(self._colours) % len(_COLOURS)])
 
     def stream(self, process: str) -> LineStream:
         """Return a text stream for the log records of this process itself."""
@@ -94,7 +95,7 @@ class Output:
     def _as_text(self, process: str, text: str) -> str:
         name = f"{process:{self._width}} |"
         if self._colour:
-            name = f"\x1b[{_COLOURS[zlib.crc32(process.encode()) % len(_COLOURS)]}m{name}\x1b[0m"
+            name = f"\x1b[{self._colours.get(process, _COLOURS[0])}m{name}\x1b[0m"
         return f"{name} {text}"
 
     def _as_json(self, process: str, text: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cluster.config import Config, Nodes
@@ -21,15 +20,15 @@ _NODES_IGNORE = ("local", "first_port", "static", "discover")
 class Plan:
     """The steps from one configuration to another."""
 
-    refused: Sequence[str] = ()
+    refused: tuple[str, ...] = ()
     """Keys that cannot be changed while the stack runs; nothing is applied then."""
     listen: bool = False
     admin: bool = False
     workers: bool = False
     """New workers take over."""
-    add: Sequence[int] = ()
-    remove: Sequence[int] = ()
-    roll: Sequence[int] = ()
+    add: tuple[int, ...] = ()
+    remove: tuple[int, ...] = ()
+    roll: tuple[int, ...] = ()
     """Ports whose nodes are replaced one at a time."""
     app: bool = False
     """The application is another one, so look first whether it can be imported."""
@@ -57,19 +56,19 @@ class Plan:
 
 def plan(old: Config, new: Config) -> Plan:
     """Return what leads from `old` to `new`."""
-    refused = [key for key in FIXED if getattr(old, key) != getattr(new, key)]
+    refused = tuple(key for key in FIXED if getattr(old, key) != getattr(new, key))
     if refused:
         return Plan(refused=refused)
     changed = changed_keys(old.nodes, new.nodes)
     before, after = set(old.local_ports), set(new.local_ports)
-    roll = before & after if changed - set(_NODES_IGNORE) else ()
+    roll = before & after if changed - set(_NODES_IGNORE) else set()
     return Plan(
         listen=old.lb.listen != new.lb.listen,
         admin=old.lb.admin != new.lb.admin,
         workers=old.lb != new.lb or bool(changed & set(_WORKERS_READ)),
-        add=sorted(after - before),
-        remove=sorted(before - after),
-        roll=sorted(roll),
+        add=tuple(sorted(after - before)),
+        remove=tuple(sorted(before - after)),
+        roll=tuple(sorted(roll)),
         app=bool(after) and "app" in changed,
         restart=old.restart != new.restart,
         log=old.log != new.log,
@@ -80,5 +79,5 @@ def changed_keys(old: Nodes, new: Nodes) -> set[str]:
     return {key for key in Nodes.model_fields if getattr(old, key) != getattr(new, key)}
 
 
-def _ports(ports: Sequence[int]) -> str:
+def _ports(ports: tuple[int, ...]) -> str:
     return " ".join(map(str, ports))
