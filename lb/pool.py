@@ -56,6 +56,8 @@ class Node:
     """HTTP exchanges that this balancer carries to it now."""
     placed: int = 0
     """Clients that we sent there since its last report: least_connections must not wait for a heartbeat."""
+    placed_before: int = 0
+    """Those of the report before: it may have been written while they were still on their way."""
     configured: tuple[str, int] | None = None
     """Host and port that the configuration gives, if it names this node."""
     former_names: tuple[str, ...] = ()
@@ -68,7 +70,9 @@ class Node:
     @property
     def connections(self) -> int:
         """Clients that the node has, by its own count where it gives one."""
-        return self.tunnels if self.record is None else self.record.connections + self.placed
+        if self.record is None:
+            return self.tunnels
+        return self.record.connections + self.placed + self.placed_before
 
     @property
     def takes_new(self) -> bool:
@@ -174,8 +178,9 @@ class Pool:
             # The process that we knew is no more; its successor must show that it serves.
             self.signal(node, Signal.GONE, "replaced by a new process")
         if node.record != record:
-            # A heartbeat that we read before does not yet count those whom we placed since.
-            node.placed = 0
+            # A report may not count those yet whom we placed shortly before.  To count somebody twice for a heartbeat
+            # only sends the next client elsewhere; to miss one would send two there.
+            node.placed_before, node.placed = node.placed, 0
         before, node.record = node.record, record
         node.host, node.port = record.host, record.port
         if record.state is State.DRAINING:

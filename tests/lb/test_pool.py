@@ -134,8 +134,8 @@ def test_two_records_with_one_address_are_two_nodes_until_one_lease_ends() -> No
     assert list(pool.nodes) == ["new"]
 
 
-def test_clients_placed_since_the_last_report_count_until_the_next() -> None:
-    """A reading that brought no new report does not make us forget whom we sent there."""
+def test_clients_placed_since_the_last_report_are_never_missed() -> None:
+    """A reading without a new report forgets nobody, nor does a report that was written while they were on their way."""
     pool = Scene().pool
     pool.seen([record(connections=5, uptime_s=1.0)])
     node = pool.nodes["n3000"]
@@ -143,8 +143,10 @@ def test_clients_placed_since_the_last_report_count_until_the_next() -> None:
     assert node.connections == 7
     pool.seen([record(connections=5, uptime_s=1.0)])
     assert node.connections == 7
-    pool.seen([record(connections=7, uptime_s=2.0)])
-    assert node.connections == 7
+    pool.seen([record(connections=5, uptime_s=2.0)])
+    assert node.connections == 7, "the report crossed with them"
+    pool.seen([record(connections=7, uptime_s=3.0)])
+    assert node.connections == 7, "and the next one counts them"
 
 
 def test_without_a_record_our_own_tunnels_are_all_that_is_known() -> None:
