@@ -11,6 +11,7 @@ import hmac
 import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import unquote
 
 from cluster.config import Config, Cookie
@@ -49,8 +50,9 @@ def slot_in_query(target: str, secret: bytes) -> tuple[bool, str | None]:
     return False, None
 
 
+@lru_cache(maxsize=1024)
 def cookie_value(slot: str, secret: bytes) -> str:
-    """Return the value of the cookie that names `slot`."""
+    """Return the value of the cookie that names `slot`.  Remembered: there are few slots, and many requests."""
     return f"{slot}.{mac(_PURPOSE, slot, secret)}"
 
 
@@ -68,12 +70,12 @@ def slot_in_cookies(headers: Iterable[bytes], name: str, secret: bytes) -> str |
 
 
 def _verified(value: bytes, secret: bytes) -> str | None:
-    slot, _, given = value.strip(b'"').decode("latin-1").rpartition(".")
+    text = value.strip(b'"').decode("latin-1")
     # A node of another make may be called after its address, which is no slot; its cookie is signed all the same.
+    slot = text.rpartition(".")[0]
     if not slot.isascii() or len(slot) > _MOST_SLOT:
         return None
-    expected = mac(_PURPOSE, slot, secret)
-    return slot if hmac.compare_digest(given.encode(), expected.encode()) else None
+    return slot if hmac.compare_digest(text.encode(), cookie_value(slot, secret).encode()) else None
 
 
 _MOST_SLOT = 255
@@ -87,6 +89,7 @@ def set_cookie(name: str, attributes: Cookie, slot: str, secret: bytes) -> str:
     return "; ".join(parts)
 
 
+@lru_cache(maxsize=4096)
 def parse_address(text: str) -> IPAddress | None:
     """Read an address as X-Forwarded-For may give it: with a port, in brackets, IPv4 mapped into IPv6."""
     text = text.strip().strip('"')

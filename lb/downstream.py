@@ -44,7 +44,7 @@ class DownstreamLimits:
 class Downstream(RequestHandler):
     """One client's connection, from accept to its end or to its detachment."""
 
-    __slots__ = ("_admitted", "_head_began", "_head_timer", "_last_payload", "_limits", "number")
+    __slots__ = ("_admitted", "_head_began", "_head_timer", "_last_payload", "_limits", "_lingers", "number")
 
     def __init__(self, server: AiohttpServer, limits: DownstreamLimits, number: int, **options: Any) -> None:
         super().__init__(
@@ -58,7 +58,7 @@ class Downstream(RequestHandler):
         )
         self.number = number
         self._limits = limits
-        self._admitted = False
+        self._admitted = self._lingers = False
         self._head_began = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._last_payload: StreamReader = EMPTY_PAYLOAD
@@ -114,6 +114,9 @@ class Downstream(RequestHandler):
         if self._admitted:
             self._admitted = False
             self._limits.admission.leave()
+        elif self._lingers:
+            self._lingers = False
+            self._limits.admission.gone()
 
     def detach(self) -> tuple[asyncio.Transport, bytes]:
         """Take the connection out of aiohttp's hands: its transport, and what came behind the last request.
@@ -159,8 +162,12 @@ class Downstream(RequestHandler):
         limits.rejected("overloaded")
         self._force_close = True  # aiohttp ignores what still arrives
         transport.write(answer_to(Overloaded(limits.admission.limit), close=True))
-        transport.write_eof()
-        self._loop.call_later(LINGER_S, transport.abort)
+        if limits.admission.linger():
+            self._lingers = True
+            transport.write_eof()
+            self._loop.call_later(LINGER_S, transport.abort)
+        else:
+            transport.close()
 
     def _time_head(self) -> None:
         self._head_timer = self._loop.call_later(self._limits.head_timeout_s, self._head_expired)

@@ -142,7 +142,7 @@ class Front:
     async def _answer(self, exchange: Exchange, exc: BalancerError) -> Sent:
         if isinstance(exc, NoNodeAvailable):
             self._metrics.rejected("no_node")
-        log.info(
+        log.debug(
             "answered by the balancer",
             extra={"conn": exchange.connection, "status": exc.http_status.value, "reason": str(exc)},
         )

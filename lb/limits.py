@@ -8,6 +8,8 @@ from dataclasses import dataclass
 DESCRIPTORS_OF_OUR_OWN = 64
 """Listening sockets, Redis, probes, the admin page, log files."""
 
+MOST_LINGERING = DESCRIPTORS_OF_OUR_OWN // 2
+
 DESCRIPTORS_PER_CLIENT = 2
 """Its own, and one to the node."""
 
@@ -25,6 +27,8 @@ class Admission:
     limit: int
     on_empty: Callable[[], None] = lambda: None
     count: int = 0
+    lingering: int = 0
+    """Clients that were refused and may still read why."""
 
     def admit(self) -> bool:
         """Take one place, unless all are taken."""
@@ -38,3 +42,14 @@ class Admission:
         self.count -= 1
         if not self.count:
             self.on_empty()
+
+    def linger(self) -> bool:
+        """Let a refused client stay for a moment, unless many do: they take descriptors, too."""
+        if self.lingering >= MOST_LINGERING:
+            return False
+        self.lingering += 1
+        return True
+
+    def gone(self) -> None:
+        """Strike a refused client that stayed off the account."""
+        self.lingering -= 1

@@ -201,6 +201,22 @@ def test_a_refused_client_that_says_nothing_is_not_kept(run: Run, monkeypatch: p
     run(main)
 
 
+def test_a_crowd_of_refused_clients_takes_few_descriptors(run: Run) -> None:
+    """Each is told why; only some may take their time to read it."""
+
+    async def main() -> None:
+        async with balancer(most_connections=0) as lb:
+            crowd = [await lb.connect() for _ in range(100)]
+            for caller in crowd:
+                assert (await caller.rest()).startswith(b"HTTP/1.1 503 ")
+            assert lb.front._admission.lingering <= 32
+            for caller in crowd:
+                caller.close()
+            await eventually(lambda: lb.front._admission.lingering == 0)
+
+    run(main)
+
+
 def test_our_own_fault_is_a_500_and_is_logged(
     run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

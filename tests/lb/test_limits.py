@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lb.limits import Admission, connection_limit
+from lb.limits import MOST_LINGERING, Admission, connection_limit
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,11 @@ def test_places_are_given_back_and_the_last_one_tells() -> None:
     admission.leave()
     admission.leave()
     assert told == ["empty"]
+
+
+def test_only_some_of_the_refused_may_stay_to_read_why() -> None:
+    """A crowd of them would take the descriptors that the limit is there to keep."""
+    admission = Admission(0)
+    assert [admission.linger() for _ in range(MOST_LINGERING + 1)] == [True] * MOST_LINGERING + [False]
+    admission.gone()
+    assert admission.linger()
