@@ -18,8 +18,22 @@ from cluster.member import State
 TIMEOUT_S = 5.0
 MOST_BYTES = 16 * 2**20
 
-_COLUMNS = ("NODE", "ADDRESS", "STATE", "CLIENTS", "USERS", "IN", "OUT", "CPU", "MEMORY", "LAG", "UPTIME", "PATH")
-_RIGHT = frozenset({"CLIENTS", "USERS", "IN", "OUT", "CPU", "MEMORY", "LAG", "UPTIME"})
+_COLUMNS = (
+    "NODE",
+    "ADDRESS",
+    "PID",
+    "STATE",
+    "CLIENTS",
+    "USERS",
+    "IN",
+    "OUT",
+    "CPU",
+    "MEMORY",
+    "LAG",
+    "UPTIME",
+    "PATH",
+)
+_RIGHT = frozenset({"PID", "CLIENTS", "USERS", "IN", "OUT", "CPU", "MEMORY", "LAG", "UPTIME"})
 _UNKNOWN = "-"
 _ALIEN = "what answers at {} (lb.admin) is not Flotilla's admin API; allowed: the address of a running stack"
 
@@ -41,6 +55,7 @@ class Shown:
     name: str
     host: str
     port: int
+    pid: int | None
     state: str
     reason: str
     path: str
@@ -67,6 +82,7 @@ class Shown:
         return (
             self.name,
             str(Endpoint(self.host, self.port)),
+            _UNKNOWN if self.pid is None else str(self.pid),
             self.state,
             _number(self.connections),
             _number(self.users),

@@ -12,15 +12,17 @@ import pytest
 
 from cluster.config import Config
 from tests.docker.files import DOCKER, unit
+from tests.support.tools import missing
 
 TEXT = (DOCKER / "flotilla.service").read_text(encoding="utf-8")
 SERVICE = {key.removeprefix("Service."): values for key, values in unit(TEXT).items() if key.startswith("Service.")}
 PYTHON = "/opt/flotilla/bin/python"
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_accepts_it(tmp_path: Path) -> None:
     """No unknown key, no value that systemd would ignore; run with a Python that this machine has."""
+    if shutil.which("systemd-analyze") is None:
+        missing("systemd-analyze", "install the package systemd")
     copy = tmp_path / "flotilla.service"
     copy.write_text(TEXT.replace(PYTHON, sys.executable), encoding="utf-8")
     done = subprocess.run(

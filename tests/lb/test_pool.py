@@ -135,7 +135,7 @@ def test_two_records_with_one_address_are_two_nodes_until_one_lease_ends() -> No
 
 
 def test_clients_placed_since_the_last_report_are_never_missed() -> None:
-    """A reading without a new report forgets nobody, nor does a report that was written while they were on their way."""
+    """A reading without a new report forgets nobody, nor does a report that was written while they were under way."""
     pool = Scene().pool
     pool.seen([record(connections=5, uptime_s=1.0)])
     node = pool.nodes["n3000"]

@@ -56,7 +56,7 @@ def views() -> list[dict[str, Any]]:
     pool = Pool(lambda: 0.0)
     load = {"memory_bytes": 50 * 2**20, "cpu_percent": 12.4, "loop_lag_ms": 3.0, "uptime_s": 3725.0}
     crowd = {"connections": 1204, "users": 1100, "messages_in": 88, "messages_out": 99}
-    pool.seen([record("n3000", **(load | crowd))])
+    pool.seen([record("n3000", pid=4711, **(load | crowd))])
     pool.signal(pool.nodes["n3000"], Signal.RISE, "answers its probes")
     pool.add_static("fd00::5", 80)
     pool.signal(pool.nodes["[fd00::5]:80"], Signal.FALL, "connection refused")
@@ -70,10 +70,10 @@ def shown() -> list[Shown]:
 def test_the_table_is_aligned_and_says_why_a_node_gets_nobody() -> None:
     """Words to the left, numbers to the right, unknown as a dash, the reason behind."""
     assert table(shown()) == [
-        "NODE          ADDRESS         STATE  CLIENTS  USERS  IN  OUT  CPU    MEMORY   LAG  UPTIME  PATH",
-        "[fd00::5]:80  [fd00::5]:80    down         0      -   -    -    -         -     -       -  tunnel"
+        "NODE          ADDRESS          PID  STATE  CLIENTS  USERS  IN  OUT  CPU    MEMORY   LAG  UPTIME  PATH",
+        "[fd00::5]:80  [fd00::5]:80       -  down         0      -   -    -    -         -     -       -  tunnel"
         "  connection refused",
-        "n3000         127.0.0.1:3000  ready     1204   1100  88   99  12%  50.0 MiB  3 ms   1h 2m  tunnel",
+        "n3000         127.0.0.1:3000  4711  ready     1204   1100  88   99  12%  50.0 MiB  3 ms   1h 2m  tunnel",
     ]
 
 
