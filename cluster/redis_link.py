@@ -42,7 +42,10 @@ def connect(url: str, *, blocking: bool = False) -> redis.Redis:
     if not url.startswith("unix:"):
         options |= {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
     if url.startswith("redis+sentinel:"):
-        return _cancellable(_through_sentinel(url, options))
+        client = _through_sentinel(url, options)
+        for sentinel in _sentinels_of(client):
+            _cancellable(sentinel)
+        return _cancellable(client)
     return _cancellable(redis.Redis.from_url(url, **options))
 
 

@@ -15,7 +15,7 @@ import redis.asyncio as redis
 
 from cluster.keys import Keys
 from cluster.member import NodeRecord, State
-from cluster.redis_link import REDIS_AWAY
+from cluster.redis_link import REDIS_AWAY, reason_of
 from cluster.registry import Registry
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ class Announcer:
             async with asyncio.timeout(SIGN_OFF_S):
                 await self._registry.withdraw(self.record.name, self.record.incarnation)
         except REDIS_AWAY as exc:
-            log.info("not signed off: the lease will end", extra={"reason": _reason(exc)})
+            log.info("not signed off: the lease will end", extra={"reason": reason_of(exc)})
 
     async def _beat(self, *, changed: bool) -> None:
         self.record = dataclasses.replace(self._measure(), state=self._state)
@@ -92,7 +92,7 @@ class Announcer:
             )
         except REDIS_AWAY as exc:
             if self.redis == "ok" or not self._announced:
-                log.warning("Redis is away: serving on, not announced", extra={"reason": _reason(exc)})
+                log.warning("Redis is away: serving on, not announced", extra={"reason": reason_of(exc)})
             self.redis, self._announced = "away", True
             return
         if self.redis == "away" and self._announced:
@@ -141,7 +141,7 @@ async def report_metrics(
             await link.publish(keys.metrics, record.to_json())
         except REDIS_AWAY as exc:
             # The heartbeat reports the outage; these figures are in the log.
-            log.debug("metrics not published", extra={"reason": _reason(exc)})
+            log.debug("metrics not published", extra={"reason": reason_of(exc)})
 
 
 def advertised_host(listen_host: str, redis_url: str | None) -> str:
@@ -165,7 +165,3 @@ def advertised_host(listen_host: str, redis_url: str | None) -> str:
     except OSError as exc:
         log.warning("own address not found: set nodes.advertise", extra={"towards": host, "reason": str(exc)})
         return loopback
-
-
-def _reason(exc: BaseException) -> str:
-    return str(exc) or type(exc).__name__

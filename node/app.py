@@ -21,7 +21,7 @@ from cluster.errors import StartError
 from cluster.host import host_id, slot_name
 from cluster.keys import Keys
 from cluster.member import NodeRecord, State
-from cluster.redis_link import REDIS_AWAY, connect, without_password
+from cluster.redis_link import REDIS_AWAY, connection, reason_of, without_password
 from cluster.registry import Registry
 from cluster.secret import agree_on_secret
 from cluster.tag import tag_of
@@ -82,8 +82,7 @@ async def _built(options: NodeOptions, sio: Server, stack: AsyncExitStack) -> _N
     port = listener.getsockname()[1]
     link = None
     if url is not None:
-        link = connect(url)
-        stack.push_async_callback(link.aclose)
+        link = await stack.enter_async_context(connection(url))
     secret = await _secret(config, link)
     info = NodeInfo(
         name=options.name or slot_name(port, private_redis=url is None or url.startswith("unix:")),
@@ -94,8 +93,7 @@ async def _built(options: NodeOptions, sio: Server, stack: AsyncExitStack) -> _N
     )
     node = _Node(options, sio, info, link, Door(sio.web, listener))
     if url is not None and not sio.brings_manager:
-        node.fanout = Fanout(url, node.keys.bus)
-        stack.push_async_callback(node.fanout.aclose)
+        node.fanout = Fanout(url, await stack.enter_async_context(connection(url)), node.keys.bus)
     node.bind(tag_of(info.name, secret))
     return node
 
@@ -105,8 +103,8 @@ async def _secret(config: Config, link: redis.Redis | None) -> bytes:
         return await agree_on_secret(config, link)
     except REDIS_AWAY as exc:
         raise StartError(
-            f"no Redis at {without_password(config.redis)}: {exc}; the nodes agree there on the cluster's secret"
-            " (set `secret` to start without)"
+            f"no Redis at {without_password(config.redis)}: {reason_of(exc)};"
+            " the nodes agree there on the cluster's secret (set `secret` to start without)"
         ) from None
 
 

@@ -14,7 +14,7 @@ import redis.asyncio as redis
 
 from cluster.backoff import full_jitter
 from cluster.keys import Keys
-from cluster.redis_link import REDIS_AWAY
+from cluster.redis_link import REDIS_AWAY, reason_of
 from cluster.registry import Registry
 from node.roster import BadEntry, Device
 
@@ -103,7 +103,7 @@ class RedisDirectory:
                             self._stir(stir)
             except REDIS_AWAY as exc:
                 # Whoever exchanges entries meets the same fault and reports it.
-                log.debug("changes not heard", extra={"reason": str(exc)})
+                log.debug("changes not heard", extra={"reason": reason_of(exc)})
             await asyncio.sleep(next(delays))
 
     def _stir(self, stir: Callable[[], None]) -> None:

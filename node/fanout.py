@@ -16,11 +16,12 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
+import redis.asyncio as redis
 from redis.asyncio.client import PubSub
 from socketio.async_pubsub_manager import AsyncPubSubManager
 
 from cluster.backoff import full_jitter
-from cluster.redis_link import REDIS_AWAY, connect, connection
+from cluster.redis_link import REDIS_AWAY, connection, reason_of
 
 log = logging.getLogger(__name__)
 
@@ -34,15 +35,16 @@ RETRY_MOST_S = 1.0
 class Fanout(AsyncPubSubManager):  # type: ignore[misc]
     """Client manager of a node whose cluster talks through the Redis at `url`, on `channel`.
 
-    `run()` listens, and must run as long as the node serves; `dropped` counts messages that other nodes did not get.
+    `publisher` is a client for that URL and for nothing but this.  `run()` listens, and must run as long as the node
+    serves; `dropped` counts messages that other nodes did not get.
     """
 
     name = "flotilla"
 
-    def __init__(self, url: str, channel: str) -> None:
+    def __init__(self, url: str, publisher: redis.Redis, channel: str) -> None:
         super().__init__(channel=channel)
         self._url = url
-        self._link = connect(url)
+        self._publisher = publisher
         # One publisher at a time: on one connection two emits of a handler arrive in the order in which they left.
         self._publishing = asyncio.Lock()
         self._cannot_publish = asyncio.Event()
@@ -58,16 +60,13 @@ class Fanout(AsyncPubSubManager):  # type: ignore[misc]
             group.create_task(self._thread())
             group.create_task(self._probe())
 
-    async def aclose(self) -> None:
-        await self._link.aclose()
-
     async def _publish(self, data: Any) -> None:
         async with self._publishing:
             if self._cannot_publish.is_set():
                 self.dropped += 1
                 return
             try:
-                await self._link.publish(self.channel, self.json.dumps(data))
+                await self._publisher.publish(self.channel, self.json.dumps(data))
             except REDIS_AWAY as exc:
                 # Local clients have the message already; what the others miss is counted, and told once.
                 self.dropped += 1
@@ -81,7 +80,7 @@ class Fanout(AsyncPubSubManager):  # type: ignore[misc]
             for delay in full_jitter(RETRY_FIRST_S, RETRY_MOST_S):
                 await asyncio.sleep(delay)
                 try:
-                    await self._link.ping()
+                    await self._publisher.ping()
                 except REDIS_AWAY:
                     continue  # told already
                 break
@@ -106,7 +105,7 @@ class Fanout(AsyncPubSubManager):  # type: ignore[misc]
 
     def _lost(self, direction: str, exc: BaseException) -> None:
         if not self._troubles:
-            log.warning("bus lost: messages stay on this node", extra={"reason": str(exc) or type(exc).__name__})
+            log.warning("bus lost: messages stay on this node", extra={"reason": reason_of(exc)})
         self._troubles.add(direction)
 
     def _back(self, direction: str) -> None:

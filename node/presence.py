@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import Protocol
 
-from cluster.redis_link import REDIS_AWAY
+from cluster.redis_link import REDIS_AWAY, reason_of
 from node.roster import Change, Device, Roster, change_between, roster_of
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class Presence:
         try:
             await self._directory.replace([])
         except REDIS_AWAY as exc:
-            log.info("entries left behind", extra={"reason": str(exc)})
+            log.info("entries left behind", extra={"reason": reason_of(exc)})
 
     async def _keep_exchanging(self) -> None:
         while True:
@@ -217,7 +217,7 @@ class Presence:
             self._distrust()
             if not self._away:
                 self._away = True
-                log.warning("users elsewhere are as last seen", extra={"reason": str(exc) or type(exc).__name__})
+                log.warning("users elsewhere are as last seen", extra={"reason": reason_of(exc)})
             return
         if self._away:
             self._away = False

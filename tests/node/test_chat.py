@@ -177,6 +177,7 @@ def test_five_seconds_without_redis_cost_remote_messages_and_nothing_else(tmp_pa
             ann, neighbour = await joined(crowd, one, "ann"), await joined(crowd, one, "neighbour")
             bob = await joined(crowd, two, "bob")
             await eventually(lambda: _crosses(ann, bob))
+            assert (await ann.call("online_users"))["count"] == 3
             valkey.kill()
             until = time.monotonic() + 5
             while time.monotonic() < until:

@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import redis.asyncio as redis
 import socketio
 
+from cluster.redis_link import connection
 from node import fanout as fanout_module
 from node.fanout import Fanout
 from tests.support.ports import free_port
@@ -23,8 +25,8 @@ CHANNEL = "{test}:socketio"
 class Recorder(Fanout):
     """A fanout whose deliveries to local clients are recorded instead of sent."""
 
-    def __init__(self, url: str) -> None:
-        super().__init__(url, CHANNEL)
+    def __init__(self, url: str, publisher: redis.Redis) -> None:
+        super().__init__(url, publisher, CHANNEL)
         self.delivered: list[Any] = []
         socketio.AsyncServer(client_manager=self, async_mode="aiohttp")
 
@@ -34,14 +36,14 @@ class Recorder(Fanout):
 
 @asynccontextmanager
 async def listening(url: str) -> AsyncIterator[Recorder]:
-    fanout = Recorder(url)
-    task = asyncio.ensure_future(fanout.run())
-    try:
-        yield fanout
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await fanout.aclose()
+    async with connection(url) as publisher:
+        fanout = Recorder(url, publisher)
+        task = asyncio.ensure_future(fanout.run())
+        try:
+            yield fanout
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 async def crosses(one: Fanout, two: Recorder) -> bool:
@@ -196,10 +198,10 @@ def test_python_socketio_starts_no_listener_of_its_own() -> None:
     """It would with the first client, as a task that nobody owns."""
 
     async def main() -> None:
-        fanout = Recorder("redis://127.0.0.1:1/0")
-        before = asyncio.all_tasks()
-        fanout.initialize()
-        assert asyncio.all_tasks() == before
-        await fanout.aclose()
+        async with connection("redis://127.0.0.1:1/0") as publisher:
+            fanout = Recorder("redis://127.0.0.1:1/0", publisher)
+            before = asyncio.all_tasks()
+            fanout.initialize()
+            assert asyncio.all_tasks() == before
 
     asyncio.run(main())
