@@ -7,8 +7,9 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
-from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import StreamWriter
 from aiohttp.streams import StreamReader
 from aiohttp.web import BaseRequest
 
@@ -64,8 +65,8 @@ class Exchange:
         return self.request.content
 
     @property
-    def writer(self) -> AbstractStreamWriter:
-        return self.request.writer
+    def writer(self) -> StreamWriter:
+        return cast(StreamWriter, self.request.writer)
 
     @property
     def keeps_alive(self) -> bool:

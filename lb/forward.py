@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from aiohttp import ClientPayloadError
-from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 
@@ -117,11 +116,13 @@ class Forwarder:
         head = answer_head(message.code, message.reason, message.raw_headers, frame, exchange.version, cookie)
         self._metrics.exchange_done(node, message.code)
         try:
-            await _stream(exchange.writer, head, answer.body, chunked=frame.chunked)
+            await _stream(exchange, head, answer.body, chunked=frame.chunked, idle_timeout_s=self._idle_timeout_s)
         except ConnectionError:
             return Sent(keep_alive=False, status=message.code)  # The client is gone, and the link is not kept.
         except ClientPayloadError as exc:
             return self._broke_off(exchange, answer, str(exc))
+        except TimeoutError:
+            return self._broke_off(exchange, answer, "the client does not read")
         if answer.link.was_reset:
             return self._broke_off(exchange, answer, "reset")
         answer.link.keep = answer.upload is None or answer.upload.done
@@ -214,16 +215,22 @@ async def _interim(exchange: Exchange, message: RawResponseMessage) -> None:
     await exchange.writer.write(head)
 
 
-async def _stream(writer: AbstractStreamWriter, head: bytes, body: StreamReader, *, chunked: bool) -> None:
-    """Send the head and the body, each piece as it comes.  Raises ConnectionError or ClientPayloadError."""
+async def _stream(exchange: Exchange, head: bytes, body: StreamReader, *, chunked: bool, idle_timeout_s: float) -> None:
+    """Send the head and the body, each piece as it comes.
+
+    Raises ConnectionError, ClientPayloadError, or TimeoutError if the client takes nothing for `idle_timeout_s`.
+    """
+    writer = exchange.writer
     data, out = body.read_nowait(), head
     while True:
         if data:
             out += chunk(data) if chunked else data
         if (ended := body.at_eof()) and chunked:
             out += LAST_CHUNK
-        await writer.write(out)
+        await writer.write(out, drain=False)
+        if exchange.request.protocol.writing_paused:
+            async with asyncio.timeout(idle_timeout_s):
+                await writer.drain()
         if ended:
             break
         data, out = await body.readany(), b""
-    await writer.drain()

@@ -23,8 +23,11 @@ from lb.pool import Node
 
 log = logging.getLogger(__name__)
 
-HALF_CLOSED_S = 60.0
-"""How long one direction may rest once the other has ended: nobody may be there any more to end it."""
+STUCK_S = 120.0
+"""How long a tunnel may rest that should not: one side has ended, or does not take what waits for it.
+
+As long as TCP keep-alive takes to find a peer that is gone, which it cannot where bytes wait to be sent.
+"""
 
 _SWEEP_S = 10.0
 
@@ -98,12 +101,14 @@ class Tunnel:
 
     def is_overdue(self, now: float, idle_s: float) -> bool:
         """Tell whether it has been quiet for too long; asked at every sweep, which is how it knows."""
-        carried = self.client.received + self.node_end.received
-        if carried != self.seen:
-            self.seen, self.quiet_since = carried, now
+        ends = (self.client, self.node_end)
+        waiting = sum(end.transport.get_write_buffer_size() for end in ends if not end.lost)
+        delivered = self.client.received + self.node_end.received - waiting
+        if delivered != self.seen:
+            self.seen, self.quiet_since = delivered, now
             return False
-        ending = self.client.ended or self.node_end.ended or self.client.lost or self.node_end.lost
-        limit_s = min(idle_s or HALF_CLOSED_S, HALF_CLOSED_S) if ending else idle_s
+        is_stuck = waiting > 0 or any(end.ended or end.lost for end in ends)
+        limit_s = min(idle_s or STUCK_S, STUCK_S) if is_stuck else idle_s
         return bool(limit_s) and now - self.quiet_since >= limit_s
 
     def close(self) -> None:
@@ -209,7 +214,7 @@ class Tunnels:
         now = self._loop.time()
         for tunnel in list(self._open):
             if tunnel.is_overdue(now, self._idle_s):
-                log.info("tunnel idle", extra={"node": tunnel.node.name})
+                log.info("tunnel cut: too quiet", extra={"node": tunnel.node.name})
                 tunnel.abort()
         self._sweeper = self._loop.call_later(self._sweep_s, self._sweep) if self._open else None
 

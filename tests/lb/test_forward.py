@@ -477,6 +477,35 @@ def test_a_client_that_stops_in_the_middle_of_its_upload_is_told_so(run: Run) ->
     through(run, talk, check, idle_timeout_s=0.2)
 
 
+def test_a_client_that_does_not_read_its_answer_is_let_go(run: Run) -> None:
+    """It would hold a node's connection for ever; a stream that is only quiet is not that."""
+
+    async def talk(conversation: Conversation, head: bytes) -> None:
+        if b"/quiet" in head:
+            await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n")
+            await go.wait()
+            await conversation.send(b"x")
+            return
+        await conversation.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            await conversation.send(b"10000\r\n" + b"x" * 65_536 + b"\r\n")
+
+    go = asyncio.Event()
+
+    async def check(lb: Balancer, node: Backend) -> None:
+        quiet, deaf = await lb.connect(), await lb.connect()
+        quiet.send(get("/quiet"))
+        await quiet.head()
+        deaf.send(get("/"))
+        await eventually(lambda: len(node.conversations) == 2)
+        await eventually(lambda: node.conversations[1].ended.is_set(), within_s=5)
+        await eventually(lambda: lb.front.connections == 1)
+        go.set()
+        assert await quiet.reader.readexactly(1) == b"x"
+
+    through(run, talk, check, idle_timeout_s=0.3)
+
+
 def test_a_malformed_chunk_is_the_clients_fault(run: Run) -> None:
     """400 to the client; the node sees no end of a body that had none."""
 

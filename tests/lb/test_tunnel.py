@@ -365,7 +365,7 @@ def test_a_quiet_tunnel_lives_on_without_a_limit_and_ends_with_one(run: Run) -> 
 
 def test_half_a_tunnel_does_not_stay_for_ever(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that ended its side and a node that ignores that would hold two descriptors for good."""
-    monkeypatch.setattr("lb.tunnel.HALF_CLOSED_S", 0.2)
+    monkeypatch.setattr("lb.tunnel.STUCK_S", 0.2)
 
     async def talk(conversation: Conversation, head: bytes) -> None:
         await conversation.send(switching_protocols(head))
@@ -379,6 +379,27 @@ def test_half_a_tunnel_does_not_stay_for_ever(run: Run, monkeypatch: pytest.Monk
         await eventually(lambda: lb.front.tunnels == 1, within_s=5)
         assert not silent.reader.at_eof()
         node.conversations[0].reset()
+
+    through(run, talk, check)
+
+
+def test_a_client_that_does_not_read_the_nodes_last_words_is_let_go(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the node sent before it closed is kept for the client, for a while."""
+    monkeypatch.setattr("lb.tunnel.STUCK_S", 0.2)
+
+    async def talk(conversation: Conversation, head: bytes) -> None:
+        await conversation.send(switching_protocols(head) + b"x" * 48 * 2**20)
+        conversation.writer.close()
+
+    async def check(lb: Balancer, node: Backend) -> None:
+        lb.front._tunnels._sweep_s = 0.05
+        caller = await lb.connect()
+        caller.send(upgrade_request())
+        await eventually(lambda: lb.front.tunnels == 1)
+        (tunnel,) = lb.front._tunnels._open
+        await eventually(lambda: not tunnel.node_end.transport.is_reading())
+        node.conversations[0].reset()
+        await eventually(lambda: lb.front.tunnels == 0 and lb.front.connections == 0, within_s=5)
 
     through(run, talk, check)
 
