@@ -1,0 +1,94 @@
+"""Log lines: a fixed phrase plus fields, as text or as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from cluster import logs
+
+log = logging.getLogger("ours")
+
+
+@pytest.fixture(autouse=True)
+def _root_logger() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level, raising = [*root.handlers], root.level, logging.raiseExceptions
+    yield
+    root.handlers[:], root.level, logging.raiseExceptions = handlers, level, raising
+
+
+def _writing(form: Literal["text", "json"], level: str = "info") -> io.StringIO:
+    stream = io.StringIO()
+    logs.set_up("n3000", level, form, stream)
+    return stream
+
+
+def test_text_is_time_level_phrase_and_fields() -> None:
+    """Numbers are short, and what has blanks is quoted."""
+    stream = _writing("text")
+    log.info("node ready", extra={"node": "n3000", "lag_ms": 1.25, "reason": "all well", "empty": ""})
+    time, rest = stream.getvalue().split(" ", 1)
+    assert len(time) == len("09:00:00.000")
+    assert rest == "info    node ready node=n3000 lag_ms=1.25 reason='all well' empty=''\n"
+
+
+def test_json_has_the_fields_as_they_are() -> None:
+    """One object a line; what JSON cannot hold is text."""
+    stream = _writing("json")
+    log.warning("node lost", extra={"node": "n3000", "count": 3, "path": Path("x")})
+    line = json.loads(stream.getvalue())
+    assert isinstance(line.pop("at"), float)
+    assert line == {
+        "level": "warning",
+        "process": "n3000",
+        "logger": "ours",
+        "message": "node lost",
+        "node": "n3000",
+        "count": 3,
+        "path": "x",
+    }
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_an_exception_brings_its_traceback(form: Literal["text", "json"]) -> None:
+    """In JSON within the same line."""
+    stream = _writing(form)
+    try:
+        raise ZeroDivisionError
+    except ZeroDivisionError:
+        log.exception("crashed")
+    assert "ZeroDivisionError" in stream.getvalue()
+    if form == "json":
+        assert "Traceback" in json.loads(stream.getvalue())["exception"]
+
+
+def test_what_is_below_the_level_is_not_written() -> None:
+    """The level is the configuration's."""
+    stream = _writing("text", "warning")
+    log.info("unimportant")
+    assert stream.getvalue() == ""
+
+
+def test_shared_settings_are_followed(tmp_path: Path) -> None:
+    """Level and form change, the name of the process and the stream stay."""
+    stream = _writing("text")
+    file = tmp_path / "log.json"
+    file.write_text(logs.share("debug", "json"), encoding="ascii")
+    logs.follow(file)
+    log.debug("details")
+    line = json.loads(stream.getvalue())
+    assert (line["process"], line["message"]) == ("n3000", "details")
+
+
+def test_a_stream_that_fails_does_not_fail_the_program() -> None:
+    """The supervisor died and took our standard error along."""
+    stream = _writing("text")
+    stream.close()
+    log.info("nobody hears this")
