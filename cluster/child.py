@@ -12,15 +12,17 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+import psutil
+
 from cluster.backoff import full_jitter
 from cluster.lifecycle import GIVE_UP
-from cluster.lines import LineSplitter
 from cluster.output import Output
+from cluster.pipes import PipeReader, Pipes
 from cluster.restart import RestartPolicy
 
 log = logging.getLogger(__name__)
@@ -84,6 +86,8 @@ class Child:
     on_end: Callable[[Child, End], Awaitable[None]] | None = None
     state: ChildState = ChildState.STARTING
     pid: int | None = None
+    created: float | None = None
+    """When its process was made, as the system tells it: with it a pid names one process, also after it was reused."""
     restarts: int = 0
     reason: str = ""
     """Why it ended last."""
@@ -95,6 +99,7 @@ class Child:
     _hurry: asyncio.Event = field(default_factory=asyncio.Event)
     _turn: asyncio.Event = field(default_factory=asyncio.Event)
     _process: asyncio.subprocess.Process | None = None
+    _last_line: str = ""
 
     @property
     def name(self) -> str:
@@ -168,9 +173,9 @@ class Child:
 
     async def _live(self) -> End:
         """Run one process of it from start to end."""
-        last_line = _LastLine()
+        self._last_line = ""
         try:
-            async with self._started(last_line) as process, asyncio.TaskGroup() as tasks:
+            async with self._started() as process, asyncio.TaskGroup() as tasks:
                 stopper = tasks.create_task(self._end_when_asked(process))
                 prober = tasks.create_task(self._probe())
                 status = await process.wait()
@@ -179,51 +184,53 @@ class Child:
         except OSError as exc:
             return End(0, f"cannot be started: {exc.strerror or exc}")
         finally:
-            self._process = self.pid = None
-        hopeless = status == GIVE_UP
-        return End(process.pid, last_line.text if hopeless and last_line.text else _ending(status, last_line), hopeless)
+            self._process = self.pid = self.created = None
+        last_line = self._last_line
+        if status == GIVE_UP:
+            return End(process.pid, last_line or _ending(status, last_line), hopeless=True)
+        return End(process.pid, _ending(status, last_line))
 
     @asynccontextmanager
-    async def _started(self, last_line: _LastLine) -> AsyncIterator[asyncio.subprocess.Process]:
+    async def _started(self) -> AsyncIterator[asyncio.subprocess.Process]:
         """Start it; when the block ends, it is dead, reaped, and its last lines are written."""
         self._become(ChildState.STARTING)
-        with ExitStack() as theirs, ExitStack() as ours:
-            out, err = (_pipe(ours, theirs) for _ in range(2))
-            fds, options = list(self.spec.pass_fds), []
-            if self.spec.lifeline and self.lifeline_fd is not None:
-                fds.append(self.lifeline_fd)
-                options += ["--lifeline-fd", str(self.lifeline_fd)]
-            ready = None
-            if self.spec.probe is None:
-                ready = _pipe(ours, theirs)
-                fds.append(ready[1])
-                options += ["--ready-fd", str(ready[1])]
-            process = await asyncio.create_subprocess_exec(
-                *self.spec.argv,
-                *options,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=out[1],
-                stderr=err[1],
-                env=self.spec.env,
-                pass_fds=fds,
-                # The terminal's Ctrl-C is for us alone: we stop our children in order.
-                start_new_session=True,
-            )
-            theirs.close()
-            self._process, self.pid = process, process.pid
-            ours.pop_all()
-            pipes = [await _read(out[0], self._show), await _read(err[0], self._show, last_line.see)]
-            if ready is not None:
-                pipes.append(await _read(ready[0], self._hear))
-        try:
-            yield process
-        finally:
-            if process.returncode is None:
-                _kill_group(process)
-                await process.wait()
-            await asyncio.wait([pipe.ended for pipe in pipes[:2]], timeout=LAST_LINES_S)
-            for pipe in pipes:
-                pipe.close()
+        with Pipes(ready=self.spec.probe is None) as pipes:
+            process = await self._spawn(pipes)
+            self._process, self.pid, self.created = process, process.pid, _created_at(process.pid)
+            pipes.close_theirs()
+            readers: list[PipeReader] = []
+            try:
+                for file, hear in zip(pipes.reading, (self._show, self._show_error, self._hear), strict=False):
+                    readers.append(await PipeReader.connect(file, hear))
+                yield process
+            finally:
+                if process.returncode is None:
+                    _kill_group(process)
+                    await process.wait()
+                if readers:
+                    await asyncio.wait([reader.ended for reader in readers], timeout=LAST_LINES_S)
+                for reader in readers:
+                    reader.close()
+
+    async def _spawn(self, pipes: Pipes) -> asyncio.subprocess.Process:
+        fds, options = [*self.spec.pass_fds], []
+        if self.spec.lifeline and self.lifeline_fd is not None:
+            fds.append(self.lifeline_fd)
+            options += ["--lifeline-fd", str(self.lifeline_fd)]
+        if pipes.ready is not None:
+            fds.append(pipes.ready)
+            options += ["--ready-fd", str(pipes.ready)]
+        return await asyncio.create_subprocess_exec(
+            *self.spec.argv,
+            *options,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=pipes.out,
+            stderr=pipes.err,
+            env=self.spec.env,
+            pass_fds=fds,
+            # The terminal's Ctrl-C is for us alone: we stop our children in order.
+            start_new_session=True,
+        )
 
     async def _end_when_asked(self, process: asyncio.subprocess.Process) -> None:
         await self._stop.wait()
@@ -254,59 +261,10 @@ class Child:
         if not any(part in line for part in self.spec.drop_lines):
             self.output.line(self.name, line)
 
-
-class _LastLine:
-    """The last line that a child wrote on standard error: where a process of ours says why it cannot go on."""
-
-    def __init__(self) -> None:
-        self.text = ""
-
-    def see(self, line: str) -> None:
-        self.text = line.strip() or self.text
-
-
-class _PipeReader(asyncio.Protocol):
-    """Our end of a pipe from a child."""
-
-    def __init__(self, readers: tuple[Callable[[str], None], ...]) -> None:
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._readers = readers
-        self._lines = LineSplitter()
-        self._transport: asyncio.BaseTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._tell(self._lines.feed(data))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._tell(self._lines.rest())
-        if not self.ended.done():
-            self.ended.set_result(None)
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-
-    def _tell(self, lines: list[str]) -> None:
-        for line in lines:
-            for reader in self._readers:
-                reader(line)
-
-
-async def _read(fd: int, *readers: Callable[[str], None]) -> _PipeReader:
-    loop = asyncio.get_running_loop()
-    _, protocol = await loop.connect_read_pipe(lambda: _PipeReader(readers), os.fdopen(fd, "rb", buffering=0))
-    return protocol
-
-
-def _pipe(ours: ExitStack, theirs: ExitStack) -> tuple[int, int]:
-    """Open a pipe from the child to us."""
-    reading, writing = os.pipe()
-    ours.callback(os.close, reading)
-    theirs.callback(os.close, writing)
-    return reading, writing
+    def _show_error(self, line: str) -> None:
+        # The last line is where a process of ours says why it cannot go on.
+        self._last_line = line.strip() or self._last_line
+        self._show(line)
 
 
 def _kill_group(process: asyncio.subprocess.Process) -> None:
@@ -319,13 +277,21 @@ def _kill_group(process: asyncio.subprocess.Process) -> None:
             process.send_signal(signal.SIGKILL)
 
 
-def _ending(status: int, last_line: _LastLine) -> str:
+def _created_at(pid: int) -> float | None:
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        # It has ended already.
+        return None
+
+
+def _ending(status: int, last_line: str) -> str:
     if status < 0:
         try:
             return f"killed by {signal.Signals(-status).name}"
         except ValueError:
             return f"killed by signal {-status}"
-    return f"ended with status {status}" + (f": {last_line.text}" if last_line.text else "")
+    return f"ended with status {status}" + (f": {last_line}" if last_line else "")
 
 
 async def _unless(event: asyncio.Event, delay_s: float) -> None:

@@ -40,7 +40,8 @@ def run(
     A process that `starts_children` runs on asyncio's: with uvloop (0.23) they inherit descriptors that nobody passed.
 
     SIGTERM, SIGINT and the end of the lifeline set the event that `main` is given.  A second signal calls
-    `on_second_signal` if there is one; without, and after that, a signal ends the process at once (status 128 + n).
+    `on_second_signal` if there is one; without, and after that, a signal ends the process at once (status 128 + n),
+    unless it has a lifeline: then that is its supervisor's business.
 
     What `main` raises ends the process: StartError and UsageError with their text on standard error and their exit
     code, anything else with a traceback in the log and status 1.
@@ -69,6 +70,10 @@ async def _until_stopped(
             log.warning("stopping at once", extra={"signal": number.name})
             second()
             second = None
+        elif lifeline_fd is not None:
+            # Who signals a whole cgroup (systemd's KillMode=control-group) tells us what our supervisor tells us too;
+            # that one kills us if we take too long.
+            log.debug("stopping already", extra={"signal": number.name})
         else:
             os._exit(128 + number)
 

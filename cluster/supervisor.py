@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import psutil
-
 from cluster.child import Child, ChildState, End, Spec
 from cluster.output import Output
 from cluster.restart import RestartLimits, RestartPolicy
@@ -70,7 +68,9 @@ class Supervisor:
             child.ask_to_stop()
         for child in children:
             await child.until(ChildState.STOPPED, ChildState.GIVEN_UP)
-            self.children.remove(child)
+            # Somebody else may have asked the same, for a worker that drains after a reload.
+            if child in self.children:
+                self.children.remove(child)
         self.publish()
 
     def hurry(self) -> None:
@@ -101,7 +101,7 @@ class Supervisor:
         return {
             "name": child.name,
             "pid": child.pid,
-            "created": _created_at(child.pid),
+            "created": child.created,
             "state": child.state,
             "restarts": child.restarts,
             "reason": child.reason,
@@ -109,13 +109,3 @@ class Supervisor:
             "stop_within_s": child.spec.stop_within_s,
             **child.spec.facts,
         }
-
-
-def _created_at(pid: int | None) -> float | None:
-    """Return when the process `pid` was made: with it a pid names one process, also after it was used again."""
-    if pid is None:
-        return None
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.Error:
-        return None

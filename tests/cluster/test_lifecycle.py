@@ -97,6 +97,16 @@ def test_the_end_of_the_lifeline_stops_it_like_a_signal() -> None:
         assert running.wait(timeout=20) == 3
 
 
+def test_a_supervised_process_is_not_hurried_by_a_second_signal() -> None:
+    """systemd may signal the whole group, and the supervisor its children once more: they still drain."""
+    code = _PATIENT.replace("asyncio.sleep(60)", "asyncio.sleep(0.2); return 5")
+    with process(code + "sys.exit(run(main, lifeline_fd=0))") as running:
+        for _ in range(2):
+            _until_up(running)
+            running.send_signal(signal.SIGTERM)
+        assert running.wait(timeout=20) == 5
+
+
 @pytest.mark.parametrize(
     ("error", "status"), [("StartError('no Redis there')", 1), ("UsageError('no Redis there')", 2)]
 )

@@ -8,8 +8,10 @@ import signal
 from pathlib import Path
 
 import psutil
+import pytest
 
 from cluster.child import Child, ChildState, End, Spec
+from cluster.pipes import PipeReader, Pipes
 from cluster.restart import RestartLimits
 from cluster.rundir import SUPERVISOR, RunDir
 from cluster.supervisor import Supervisor
@@ -247,6 +249,59 @@ def test_a_program_that_cannot_be_started_is_a_death_with_a_reason(tmp_path: Pat
             async with asyncio.timeout(10):
                 await child.until(ChildState.GIVEN_UP)
             assert child.reason == "cannot be started: No such file or directory"
+
+    asyncio.run(main())
+
+
+def test_a_process_whose_pipes_cannot_be_read_is_not_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Out of descriptors right after its start: it is killed and reaped, and that counts as a death."""
+
+    async def main() -> None:
+        async with supervising(tmp_path) as (supervisor, _):
+
+            async def refuse(*_: object) -> None:
+                pids.append(child.pid)
+                raise OSError(24, "Too many open files")
+
+            pids: list[int | None] = []
+            monkeypatch.setattr(PipeReader, "connect", refuse)
+            child = supervisor.start(script(SERVE))
+            async with asyncio.timeout(10):
+                await child.until(ChildState.GIVEN_UP)
+            assert child.reason == "cannot be started: Too many open files"
+            assert len(pids) == 3
+            assert all(pid is not None and is_gone(pid) for pid in pids)
+
+    asyncio.run(main())
+
+
+def test_without_descriptors_for_pipes_nothing_is_started_and_nothing_leaks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pipes that were opened before the failure are closed again."""
+    opened: list[int] = []
+    real = os.pipe
+
+    def pipe() -> tuple[int, int]:
+        if opened:
+            raise OSError(24, "Too many open files")
+        opened.extend(real())
+        return opened[0], opened[1]
+
+    monkeypatch.setattr(os, "pipe", pipe)
+    with pytest.raises(OSError, match="Too many open files"):
+        Pipes(ready=True)
+    for fd in opened:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
+
+
+def test_two_may_ask_for_the_same_stop(tmp_path: Path) -> None:
+    """A reload lets a worker drain when the whole stack is stopped."""
+
+    async def main() -> None:
+        async with supervising(tmp_path) as (supervisor, _):
+            child = await _ready(supervisor, script(SERVE))
+            await asyncio.gather(supervisor.stop(child), supervisor.stop(child))
+            assert supervisor.children == []
 
     asyncio.run(main())
 
