@@ -163,6 +163,7 @@ class Lb(Section):
     listen: Address = Endpoint("0.0.0.0", 8080)
     admin: Address = Endpoint("127.0.0.1", 8081)
     workers: Annotated[int, Field(ge=1, le=256)] = 1
+    handoff: Literal["auto", "never"] = "auto"
     stickiness: Annotated[Stickiness, Field(strict=False)] = Stickiness.COOKIE
     balance: Annotated[Balance, Field(strict=False)] = Balance.LEAST_CONNECTIONS
     cookie: Cookie = Cookie()

@@ -15,6 +15,7 @@ from aiohttp import web
 from cluster import lifecycle, logs
 from cluster.config_file import Loaded
 from cluster.errors import StartError
+from cluster.host import host_id
 from cluster.member import State
 from cluster.rundir import RunDir
 from lb.admin import admin_app
@@ -66,8 +67,9 @@ class Worker:
         options, config = self._options, self._config
         listening, admin_listening = _inherited(options.listen_fd), _inherited(options.admin_fd)
         metrics = Metrics()
-        pool = Pool(time.monotonic, on_change=_log_change)
-        discovery = Discovery(pool, config)
+        handing = config.lb.handoff == "auto"
+        pool = Pool(time.monotonic, on_change=_log_change, our_host=host_id() if handing else "")
+        discovery = Discovery(pool, config, options.run_dir.path if handing else None)
         reports = Reports(options.run_dir, options.index, metrics, pool)
         most = _most_connections(config.lb.max_connections)
         front = Front(config, pool, metrics, most_connections=most)

@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Literal
 
 from redis.asyncio.client import PubSub
@@ -38,7 +39,13 @@ NOTICES_GAP_S = 0.05
 class Discovery:
     """Brings the nodes of `config` into `pool`: the configured ones at once, all others while `run` runs."""
 
-    def __init__(self, pool: Pool, config: Config, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        config: Config,
+        run_dir: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._pool = pool
         self._config = config
         self._picture = Picture(pool, config.nodes.lease_s)
@@ -48,7 +55,7 @@ class Discovery:
         self._noticed: set[str] = set()
         self._away_since: float | None = None
         self.redis: RedisState = "none" if config.redis == NO_REDIS else "away"
-        add_configured(pool, config)
+        add_configured(pool, config, run_dir)
 
     async def run(self) -> None:
         """Follow the registry until cancelled; return at once where there is no Redis."""

@@ -132,6 +132,30 @@ class Downstream(RequestHandler):
         self.connection_lost(None)
         return transport, early
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether everything that was written to the client has left this process."""
+        transport = self.transport
+        return transport is not None and not self.writing_paused and transport.get_write_buffer_size() == 0
+
+    def hold(self) -> tuple[int, bytes]:
+        """Stop reading; return the descriptor, and what came behind the last request."""
+        assert self.transport is not None
+        self.transport.pause_reading()
+        return self.transport.get_extra_info("socket").fileno(), bytes(self._message_tail)
+
+    def release(self) -> None:
+        """Undo `hold`."""
+        if self.transport is not None and not self.transport.is_closing() and not self._buffer_paused:
+            self.transport.resume_reading()
+
+    def give_away(self) -> None:
+        """Let go of the connection, which somebody else has now: our copy of the descriptor closes, nothing is sent."""
+        transport, _ = self.detach()
+        transport.set_protocol(asyncio.Protocol())
+        transport.abort()
+        self._limits.admission.leave()
+
     def handle_error(
         self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> StreamResponse:

@@ -92,6 +92,9 @@ def _carried(stack: Stack) -> Iterator[Metric]:
     )
     tunnels = CounterMetricFamily("flotilla_tunnels", "WebSockets ever carried.", labels=["node"])
     seconds = CounterMetricFamily("flotilla_tunnel_seconds", "Duration of ended WebSockets.", labels=["node"])
+    handoffs = CounterMetricFamily("flotilla_handoffs", "WebSockets handed over to the node.", labels=["node"])
+    handed = GaugeMetricFamily("flotilla_handoffs_open", "Those that the node still has.", labels=["node"])
+    held = CounterMetricFamily("flotilla_handoff_seconds", "Duration of those that have ended.", labels=["node"])
     rejected = CounterMetricFamily("flotilla_rejected", "Requests that the balancer turned away.", labels=["reason"])
     for node, counts in stack.totals.nodes.items():
         for name, count in zip(STATUS_CLASSES, counts.exchanges, strict=True):
@@ -102,9 +105,12 @@ def _carried(stack: Stack) -> Iterator[Metric]:
         failures.add_metric([node], counts.connect_failures)
         tunnels.add_metric([node], counts.tunnels)
         seconds.add_metric([node], counts.tunnel_seconds)
+        handoffs.add_metric([node], counts.handoffs)
+        handed.add_metric([node], counts.handoffs_open)
+        held.add_metric([node], counts.handoff_seconds)
     for reason, count in stack.totals.rejected.items():
         rejected.add_metric([reason], count)
-    yield from (exchanges, transferred, opened, failures, tunnels, seconds, rejected)
+    yield from (exchanges, transferred, opened, failures, tunnels, seconds, handoffs, handed, held, rejected)
 
 
 def _workers(stack: Stack) -> Iterator[Metric]:

@@ -22,7 +22,7 @@ from lb.errors import BalancerError, NodeFailed, NodeTooSlow, NoNodeAvailable, N
 from lb.exchange import Exchange, Sent
 from lb.headers import answer_head, framing, request_head, tokens
 from lb.pool import Pool
-from lb.route import By, Choice, Router
+from lb.route import Choice, Router
 from lb.upload import LAST_CHUNK, Upload, chunk, running, whole
 from lb.upstream import Link, Upstream
 
@@ -70,8 +70,12 @@ class Forwarder:
             return await self.relay(exchange, answer)
 
     @asynccontextmanager
-    async def asked(self, exchange: Exchange, *, websocket: bool = False) -> AsyncIterator[Answer]:
+    async def asked(
+        self, exchange: Exchange, *, websocket: bool = False, first: Choice | None = None
+    ) -> AsyncIterator[Answer]:
         """Send the request to a node and hold its answer; the upload may go on meanwhile.
+
+        `first` is a choice that was made already.
 
         Raises NoNodeAvailable, NodeFailed, NodeTooSlow, BadRequest, ClientTooSlow or NotForwarded.
         """
@@ -81,7 +85,7 @@ class Forwarder:
         failure: BalancerError | None = None
         while True:
             try:
-                choice, link = await self._reach(exchange, tried, fresh=websocket)
+                choice, link = await self._reach(exchange, tried, first, fresh=websocket)
             except NoNodeAvailable:
                 if failure is not None:
                     raise failure from None
@@ -128,12 +132,16 @@ class Forwarder:
         answer.link.keep = answer.upload is None or answer.upload.done
         return Sent(keep_alive=not frame.close, status=message.code)
 
-    async def _reach(self, exchange: Exchange, tried: set[str], *, fresh: bool) -> tuple[Choice, Link]:
-        choice, link = await self._upstream.reach(
-            lambda tried: self._router.route(self._pool, exchange.client, tried), tried, fresh=fresh
-        )
-        if choice.by is By.POLICY or (fresh and choice.by is By.COOKIE):
-            choice.node.placed += 1
+    async def _reach(
+        self, exchange: Exchange, tried: set[str], first: Choice | None, *, fresh: bool
+    ) -> tuple[Choice, Link]:
+        def route(tried: set[str]) -> Choice:
+            if first is not None and first.node.name not in tried:
+                return first
+            return self._router.route(self._pool, exchange.client, tried)
+
+        choice, link = await self._upstream.reach(route, tried, fresh=fresh)
+        choice.place(new_connection=fresh)
         return choice, link
 
     def _sent(

@@ -18,12 +18,14 @@ from lb.downstream import Downstream, DownstreamLimits
 from lb.errors import BadRequest, BalancerError, ClientTooSlow, NoNodeAvailable, answer_to
 from lb.exchange import Exchange, Sent
 from lb.forward import ExchangeMetrics, Forwarder
+from lb.handoff import HandoffMetrics, Handoffs
 from lb.headers import Via, is_websocket_upgrade, values
 from lb.keepalive import keep_alive
 from lb.limits import Admission
 from lb.pool import Pool
 from lb.route import Router
 from lb.tunnel import TunnelMetrics, Tunnels
+from lb.upgrade import Upgrades
 from lb.upstream import ConnectMetrics, Upstream
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ ACCEPTS_AT_ONCE = 64
 """asyncio takes a backlog also for how often it tries to accept in a row, and goes on when it is out of descriptors."""
 
 
-class FrontMetrics(ExchangeMetrics, TunnelMetrics, ConnectMetrics, Protocol):
+class FrontMetrics(ExchangeMetrics, TunnelMetrics, HandoffMetrics, ConnectMetrics, Protocol):
     def rejected(self, reason: str) -> None: ...
 
 
@@ -53,8 +55,11 @@ class Front:
         self._empty = asyncio.Event()
         self._admission = Admission(most_connections, on_empty=self._empty.set)
         self._upstream = Upstream(pool, metrics, lb.connect_timeout_s)
-        self._forwarder = Forwarder(pool, Router.of(lb), self._upstream, metrics, lb)
+        router = Router.of(lb)
+        self._forwarder = Forwarder(pool, router, self._upstream, metrics, lb)
         self._tunnels = Tunnels(self._forwarder, metrics, self._admission.leave, lb.tunnel_idle_s)
+        self._handoffs = Handoffs(metrics)
+        self._upgrades = Upgrades(pool, router, self._forwarder, self._handoffs, self._tunnels)
         self._limits = DownstreamLimits(
             admission=self._admission,
             head_timeout_s=lb.head_timeout_s,
@@ -101,6 +106,7 @@ class Front:
             if not await self._emptied(1.0):
                 self._tunnels.abort()
         self._upstream.close()
+        self._handoffs.close()
 
     async def _emptied(self, within_s: float) -> bool:
         self._empty.clear()
@@ -117,7 +123,7 @@ class Front:
         exchange = self._exchange(request)
         try:
             if is_websocket_upgrade(exchange.method, exchange.version, exchange.headers):
-                return await self._tunnels.open(exchange)
+                return await self._upgrades.open(exchange)
             return await self._forwarder.forward(exchange)
         except BalancerError as exc:
             return await self._answer(exchange, exc)

@@ -21,7 +21,7 @@ STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 
 @dataclass(slots=True)
 class NodeCounts:
-    """What was carried to one node.  All but `tunnels_open` only ever grow."""
+    """What was carried to one node.  All but `tunnels_open` and `handoffs_open` only ever grow."""
 
     exchanges: list[int] = field(default_factory=lambda: [0] * len(STATUS_CLASSES))
     """HTTP exchanges by class of the answer's status."""
@@ -30,8 +30,17 @@ class NodeCounts:
     """WebSockets ever carried; `tunnel_seconds` and the bytes are those of ended ones."""
     tunnels_open: int = 0
     tunnel_seconds: float = 0.0
+    handoffs: int = 0
+    """WebSockets ever handed over; `handoff_seconds` is the duration of ended ones."""
+    handoffs_open: int = 0
+    handoff_seconds: float = 0.0
     bytes_from_client: int = 0
     bytes_from_node: int = 0
+
+    @property
+    def open(self) -> int:
+        """WebSockets that are open now, whoever carries them."""
+        return self.tunnels_open + self.handoffs_open
 
     def __iadd__(self, other: NodeCounts) -> NodeCounts:
         self.exchanges = [mine + theirs for mine, theirs in zip(self.exchanges, other.exchanges, strict=True)]
@@ -111,6 +120,16 @@ class Metrics:
         counts.bytes_from_client += bytes_from_client
         counts.bytes_from_node += bytes_from_node
 
+    def handed_over(self, node: str) -> None:
+        counts = self._of(node)
+        counts.handoffs += 1
+        counts.handoffs_open += 1
+
+    def handed_over_closed(self, node: str, seconds: float) -> None:
+        counts = self._of(node)
+        counts.handoffs_open -= 1
+        counts.handoff_seconds += seconds
+
     def connect_failed(self, node: str) -> None:
         """Count a connection to `node` that was refused, or not there in time."""
         self._of(node).connect_failures += 1
@@ -138,7 +157,7 @@ class Metrics:
                 if (counts := counted.pop(former, None)) is not None:
                     mine = self._of(node.name)
                     mine += counts
-        for name in [name for name in counted if name not in present and not counted[name].tunnels_open]:
+        for name in [name for name in counted if name not in present and not counted[name].open]:
             if now - self._absent_since.setdefault(name, now) >= FORGET_AFTER_S:
                 del counted[name]
         for name in [name for name in self._absent_since if name in present or name not in counted]:

@@ -49,9 +49,14 @@ class Node:
     reason: str = "not probed yet"
     since: float = 0.0
     record: NodeRecord | None = None
-    path: Path = Path.TUNNEL
+    handoff: str = ""
+    """Path of its handoff socket, if it runs on this host and has one."""
+    handoff_broken: bool = False
+    """That socket could not be used: it is left alone until the node is replaced."""
     tunnels: int = 0
     """WebSockets that this balancer carries to it now."""
+    handed_over: int = 0
+    """WebSockets that this balancer handed to it, and that it still has."""
     exchanges: int = 0
     """HTTP exchanges that this balancer carries to it now."""
     placed: int = 0
@@ -71,8 +76,13 @@ class Node:
     def connections(self) -> int:
         """Clients that the node has, by its own count where it gives one."""
         if self.record is None:
-            return self.tunnels
+            return self.tunnels + self.handed_over
         return self.record.connections + self.placed + self.placed_before
+
+    @property
+    def path(self) -> Path:
+        """How a WebSocket gets there."""
+        return Path.HANDOFF if self.handoff and not self.handoff_broken else Path.TUNNEL
 
     @property
     def takes_new(self) -> bool:
@@ -90,6 +100,8 @@ class Pool:
 
     clock: Callable[[], float]
     on_change: Callable[[Change], None] = lambda _: None
+    our_host: str = ""
+    """Host id of the nodes that connections may be handed to; empty: to none."""
     watchers: list[Callable[[Node], None]] = field(default_factory=list)
     """Each is called with a node that joined the pool, changed its state or what it says of it, or left the pool."""
     _nodes: dict[str, Node] = field(default_factory=dict)
@@ -150,6 +162,8 @@ class Pool:
         if node.state is before:
             return
         node.reason, node.since = reason, self.clock()
+        if node.state is State.READY:
+            node.handoff_broken = False  # it is another process, or was repaired
         self.on_change(Change(node.name, before, node.state, signal, reason, node.since))
         self._tell(node)
 
@@ -182,6 +196,7 @@ class Pool:
             # only sends the next client elsewhere; to miss one would send two there.
             node.placed_before, node.placed = node.placed, 0
         before, node.record = node.record, record
+        node.handoff = record.handoff if self.our_host and record.host_id == self.our_host else ""
         node.host, node.port = record.host, record.port
         if record.state is State.DRAINING:
             self.signal(node, Signal.DRAIN, "it says that it is leaving")

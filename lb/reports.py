@@ -151,7 +151,7 @@ class Reports:
 
 def _close_tunnels(totals: Totals) -> None:
     for counts in totals.nodes.values():
-        counts.tunnels_open = 0
+        counts.tunnels_open = counts.handoffs_open = 0
 
 
 def _read(name: str, raw: Mapping[str, Any]) -> tuple[Worker, Totals] | None:

@@ -20,6 +20,7 @@ from lb.exchange import Exchange, Sent
 from lb.forward import Answer, Forwarder
 from lb.headers import accept_key, switching_head, tokens, values
 from lb.pool import Node
+from lb.route import Choice
 
 log = logging.getLogger(__name__)
 
@@ -138,9 +139,12 @@ class Tunnels:
     def __len__(self) -> int:
         return len(self._open)
 
-    async def open(self, exchange: Exchange) -> Sent:
-        """Ask a node for the upgrade; on its 101 tunnel, else relay its answer.  Raises BalancerError."""
-        async with self._forwarder.asked(exchange, websocket=True) as answer:
+    async def open(self, exchange: Exchange, first: Choice | None = None) -> Sent:
+        """Ask a node for the upgrade, `first` before others; on its 101 tunnel, else relay its answer.
+
+        Raises BalancerError.
+        """
+        async with self._forwarder.asked(exchange, websocket=True, first=first) as answer:
             if answer.status != 101:
                 return await self._forwarder.relay(exchange, answer)
             _check(exchange, answer.message)

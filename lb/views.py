@@ -82,8 +82,9 @@ def _node_view(node: Node, counts: NodeCounts, child_pid: int | None, now: float
         "path": node.path,
         "static": node.static,
         # Where a node does not count, we only know the WebSockets that we carry to it.
-        "connections": record.connections if record is not None else counts.tunnels_open,
+        "connections": record.connections if record is not None else counts.open,
         "tunnels": counts.tunnels_open,
+        "handoffs": counts.handoffs_open,
         "exchanges": sum(counts.exchanges),
         "connect_failures": counts.connect_failures,
         "uptime_s": record.uptime_s if record is not None else None,

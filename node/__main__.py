@@ -54,6 +54,7 @@ def _run(arguments: argparse.Namespace) -> int:
         port=port,
         name=arguments.name,
         advertise=config.nodes.advertise,
+        run_dir=arguments.run_dir,
         lifeline_fd=arguments.lifeline_fd,
         ready_fd=arguments.ready_fd,
     )

@@ -10,11 +10,12 @@ import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import redis.asyncio as redis
 
-from cluster import lifecycle
+from cluster import handoff, lifecycle
 from cluster.config import NO_REDIS, Config
 from cluster.config_file import Loaded
 from cluster.errors import StartError
@@ -26,6 +27,7 @@ from cluster.registry import Registry
 from cluster.secret import agree_on_secret
 from cluster.tag import tag_of
 from cluster.version import version
+from node.adoption import Adoption, finish_adopted
 from node.announce import SIGN_OFF_S, Announcer, advertised_host, report_metrics
 from node.directory import RedisDirectory
 from node.door import Door, listen
@@ -54,6 +56,8 @@ class NodeOptions:
     port: int
     name: str = ""
     advertise: str = ""
+    run_dir: Path | None = None
+    """The supervisor's run directory: the handoff socket is there."""
     lifeline_fd: int | None = None
     ready_fd: int | None = None
 
@@ -112,6 +116,7 @@ class _Node:
     """One running node."""
 
     fanout: Fanout | None = None
+    _adoption: Adoption | None = None
 
     def __init__(self, options: NodeOptions, sio: Server, info: NodeInfo, link: redis.Redis | None, door: Door) -> None:
         self._options, self._sio, self._info, self._link, self._door = options, sio, info, link, door
@@ -145,6 +150,7 @@ class _Node:
         limits = EngineLimits(nodes.ping_interval_s, nodes.ping_timeout_s, nodes.max_message_bytes)
         self._sio.bind(self._info, tag, self._presence, limits, self.fanout)
         add_healthz(self._sio, self._announcer)
+        self._sio.web.on_response_prepare.append(finish_adopted)
         if self._link is not None and self._sio.brings_manager:
             log.warning("the application brings its own client manager: it must reach the other nodes by itself")
 
@@ -155,6 +161,7 @@ class _Node:
         except Exception as exc:  # noqa: BLE001  (the application's own code: anything may happen in it)
             raise StartError(f"{users_traceback(exc)}\nthe application's start-up failed: {one_line(exc)}") from None
         async with asyncio.TaskGroup() as group:
+            self._open_handoff(group)
             await self._door.open()
             await self._announcer.enter(State.READY)
             tasks = [group.create_task(job) for job in self._jobs()]
@@ -164,6 +171,8 @@ class _Node:
             await self._drain()
             for task in tasks:
                 task.cancel()
+            if self._adoption is not None:
+                self._adoption.close()
         await self._door.close(CLOSE_S)
         await self._sign_off()
 
@@ -185,6 +194,8 @@ class _Node:
         loop, drain_s = asyncio.get_running_loop(), self._config.nodes.drain_s
         deadline = loop.time() + drain_s
         self._sio.eio.leave()
+        if self._adoption is not None:
+            self._adoption.leaving = True
         log.info("leaving", extra={"node": self._info.name, "clients": self._sio.eio.connections})
         try:
             # A Redis that hangs must not use up what the clients' goodbye needs.
@@ -197,6 +208,18 @@ class _Node:
         cut = await self._sio.eio.close_all(deadline - loop.time())
         still = await self._sio.handled(deadline - loop.time())
         log.info("clients told to go", extra={"cut": cut, "handlers_left": still})
+
+    def _open_handoff(self, group: asyncio.TaskGroup) -> None:
+        run_dir = self._options.run_dir
+        if run_dir is None:
+            return
+        adoption = Adoption(handoff.socket_path(run_dir, self._info.name), self._door.server, group)
+        try:
+            adoption.open()
+        except OSError as exc:
+            log.warning("no handoff socket: balancers tunnel", extra={"reason": exc.strerror or str(exc)})
+            return
+        self._adoption = adoption
 
     async def _sign_off(self) -> None:
         try:
@@ -223,13 +246,18 @@ class _Node:
             return dataclasses.replace(
                 still,
                 **dataclasses.asdict(sampler.sample()),
-                connections=engine.connections,
+                handoff="" if self._adoption is None else str(self._adoption.path),
+                connections=engine.connections + self._raw_adopted(),
                 users=self._presence.own_users,
                 messages_in=engine.messages_in,
                 messages_out=engine.messages_out,
             )
 
         return measure
+
+    def _raw_adopted(self) -> int:
+        """WebSockets of the application's own that were handed over; those from our port only the balancer counts."""
+        return 0 if self._adoption is None else self._adoption.count - self._sio.eio.adopted
 
     def _described(self) -> dict[str, object]:
         redis_url = self._config.redis

@@ -46,6 +46,12 @@ class Door:
     async def open(self) -> None:
         await web.SockSite(self._runner, self._listener, backlog=BACKLOG).start()
 
+    @property
+    def server(self) -> web.Server:
+        """What serves the connections of this port, and those that come in another way.  There once set up."""
+        assert self._runner.server is not None
+        return self._runner.server
+
     async def close(self, within_s: float) -> None:
         """Close the port and all connections and run the application's clean-up hooks, for at most `within_s`."""
         try:

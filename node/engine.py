@@ -21,6 +21,7 @@ from engineio.payload import Payload
 
 from cluster.closing import CloseCode
 from cluster.tag import new_sid
+from node.adoption import Adopted
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class WebSocket(driver.WebSocket):  # type: ignore[misc]
     """One WebSocket of a session."""
 
     server: Engine
+    adopted = False
     _sock: web.WebSocketResponse
     _transport: asyncio.Transport | None = None
 
@@ -64,6 +66,7 @@ class WebSocket(driver.WebSocket):  # type: ignore[misc]
         )
         await self._sock.prepare(request)
         self._transport = request.transport
+        self.adopted = isinstance(request.protocol, Adopted)
         self.server.websockets.add(self)
         try:
             await self.handler(self)
@@ -127,6 +130,11 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]
     def connections(self) -> int:
         """Sessions that are open now."""
         return sum(not session.closed for session in self.sockets.values())
+
+    @property
+    def adopted(self) -> int:
+        """WebSockets of sessions that were handed over by a balancer."""
+        return sum(websocket.adopted for websocket in self.websockets)
 
     def generate_id(self) -> str:
         return new_sid(self.tag) if self.tag else str(super().generate_id())

@@ -1,0 +1,262 @@
+"""Connections that a balancer on this host hands over: each comes as an open descriptor, its request read already.
+
+From then on this node talks to the client alone; the balancer may die without anybody noticing.  aiohttp serves such a
+connection like one from its own port, so every WebSocket endpoint of the application works, and sees the client's true
+address.  cluster/handoff.py has the messages and the rules.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from cluster import handoff
+from cluster.handoff import BadPacket, Closed, Handoff, Refused, Taken
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 64
+AT_ONCE = 64
+"""Packets read before everything else gets its turn."""
+
+
+class Adopted(RequestHandler):
+    """A client's connection that was handed over, from there to its end."""
+
+    __slots__ = ("_on_end", "_received", "cookie")
+
+    def __init__(self, server: web.Server, given: Handoff, on_end: Callable[[], None]) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **server._kwargs)
+        self.cookie = given.cookie
+        self._received = given.received
+        self._on_end = on_end
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # Before the transport reads: what the balancer has read comes first.
+        received, self._received = self._received, b""
+        self.data_received(received)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._on_end()
+
+
+async def finish_adopted(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    """An `on_response_prepare` hook: give the answer its sticky cookie, and keep only WebSockets.
+
+    A connection whose upgrade was refused ends with that answer: its next request may belong to another node.
+    """
+    protocol = request.protocol
+    if isinstance(protocol, Adopted):
+        if protocol.cookie:
+            response.headers.add("Set-Cookie", protocol.cookie)
+            protocol.cookie = ""
+        if not isinstance(response, web.WebSocketResponse):
+            response.force_close()
+
+
+class Adoption:
+    """The handoff socket of one node, at `path` in a directory that only our user can enter."""
+
+    def __init__(self, path: Path, server: web.Server, tasks: asyncio.TaskGroup) -> None:
+        self.path = path
+        self._server = server
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+        self._listener: socket.socket | None = None
+        self._links: set[_Link] = set()
+        self.leaving = False
+        self.count = 0
+        """Connections that were handed over and are open now."""
+
+    def open(self) -> None:
+        """Listen.  Raises OSError."""
+        # A node of our name that was killed leaves its socket's file behind; it cannot listen there any more, since we
+        # have its port.
+        self.path.unlink(missing_ok=True)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            listener.setblocking(False)
+            listener.bind(str(self.path))
+            os.chmod(self.path, 0o600)
+            listener.listen(BACKLOG)
+        except OSError:
+            listener.close()
+            raise
+        self._listener = listener
+        self._loop.add_reader(listener, self._accept, listener)
+
+    def close(self) -> None:
+        """Take no more connections; those that were taken stay."""
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
+            self.path.unlink(missing_ok=True)
+        for link in list(self._links):
+            link.close()
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, _ = listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as exc:
+            # Out of descriptors, most likely: overloaded, not broken.  The balancer's tunnel finds out by itself.
+            log.warning("handoff link not accepted", extra={"reason": exc.strerror})
+            return
+        if not handoff.is_ours(sock):
+            log.warning("handoff link refused: another user")
+            sock.close()
+            return
+        sock.setblocking(False)
+        self._links.add(_Link(self, sock, self._loop))
+
+    def forget(self, link: _Link) -> None:
+        self._links.discard(link)
+
+    def adopt(self, given: Handoff, sock: socket.socket, link: _Link) -> None:
+        """Serve the connection `sock`, which this takes over."""
+        self.count += 1
+        self._tasks.create_task(self._adopt(given, sock, link))
+
+    async def _adopt(self, given: Handoff, sock: socket.socket, link: _Link) -> None:
+        def ended() -> None:
+            self.count -= 1
+            link.ended(given.id)
+
+        try:
+            await self._loop.connect_accepted_socket(lambda: Adopted(self._server, given, ended), sock)
+        except OSError as exc:
+            log.info("connection lost while it was handed over", extra={"reason": exc.strerror})
+            sock.close()
+            ended()
+
+
+class _Link:
+    """A balancer worker's connection to our handoff socket."""
+
+    def __init__(self, adoption: Adoption, sock: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        self._adoption = adoption
+        self._sock = sock
+        self._loop = loop
+        self._ended: list[int] = []
+        self._flushing = self._waiting = self._closed = False
+        loop.add_reader(sock, self._on_readable)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._loop.remove_reader(self._sock)
+        self._loop.remove_writer(self._sock)
+        self._sock.close()
+        self._adoption.forget(self)
+
+    def ended(self, number: int) -> None:
+        """Report the end of a connection: together with those that end in the same turn of the event loop."""
+        if self._closed:
+            return
+        self._ended.append(number)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _on_readable(self) -> None:
+        for _ in range(AT_ONCE):
+            if self._closed:
+                return
+            try:
+                packet, descriptors = handoff.receive(self._sock)
+            except BlockingIOError:
+                return
+            except OSError as exc:
+                log.warning("handoff link lost", extra={"reason": exc.strerror})
+                self.close()
+                return
+            if not packet:
+                self.close()  # The worker ended; what it gave us is ours.
+                return
+            self._take(packet, descriptors)
+
+    def _take(self, packet: bytes, descriptors: list[int]) -> None:
+        try:
+            given = handoff.message_in(packet)
+            if not isinstance(given, Handoff):
+                raise BadPacket(f"a worker never says {type(given).__name__}")
+        except BadPacket as exc:
+            log.error("handoff link closed", extra={"reason": str(exc)})
+            _close_all(descriptors)
+            self.close()
+            return
+        reason = self._objection(given, descriptors)
+        if reason:
+            _close_all(descriptors)
+            self._say(Refused(given.id, reason))
+            return
+        sock = socket.socket(fileno=descriptors[0])
+        sock.setblocking(False)
+        # First the answer: nothing may be written to the client as long as the worker may give it to somebody else.
+        if self._say(Taken(given.id)):
+            self._adoption.adopt(given, sock, self)
+        else:
+            sock.close()
+
+    def _objection(self, given: Handoff, descriptors: list[int]) -> str:
+        if len(descriptors) != 1:
+            # The kernel drops a descriptor for which this process has no room (unix(7)).
+            return f"{len(descriptors)} descriptors came: out of descriptors (ulimit -n, LimitNOFILE)"
+        if self._adoption.leaving:
+            return "leaving"
+        if time.monotonic_ns() > given.valid_until_ns:
+            return "read too late"
+        return ""
+
+    def _say(self, message: Taken | Refused) -> bool:
+        try:
+            handoff.send(self._sock, message)
+        except BlockingIOError:
+            # It does not read its answers; it will find the handoff unanswered, and we have not taken it.
+            log.warning("handoff not answered: the worker does not read")
+            return False
+        except OSError as exc:
+            log.info("handoff link lost", extra={"reason": exc.strerror})
+            self.close()
+            return False
+        return True
+
+    def _flush(self) -> None:
+        self._flushing = False
+        while self._ended and not self._closed:
+            some = tuple(self._ended[: handoff.MOST_CLOSED_IN_ONE])
+            try:
+                handoff.send(self._sock, Closed(some))
+            except BlockingIOError:
+                if not self._waiting:
+                    self._waiting = True
+                    self._loop.add_writer(self._sock, self._on_writable)
+                return
+            except OSError as exc:
+                log.info("handoff link lost", extra={"reason": exc.strerror})
+                self.close()
+                return
+            del self._ended[: len(some)]
+
+    def _on_writable(self) -> None:
+        self._waiting = False
+        self._loop.remove_writer(self._sock)
+        self._flush()
+
+
+def _close_all(descriptors: list[int]) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
