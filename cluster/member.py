@@ -67,7 +67,7 @@ class NodeRecord:
     """What a node says of itself in the registry, renewed with each heartbeat.
 
     Units are in the names; `loop_lag_ms` is the longest delay of the event loop since the record before, `cpu_percent`
-    is of one core, `messages_*` count Socket.IO events since the node started.
+    is of one core, `messages_*` count Socket.IO packets (events, acknowledgements, connects) since the node started.
     """
 
     name: str

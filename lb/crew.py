@@ -32,6 +32,8 @@ class Crew:
     workers: list[Child] = field(default_factory=list)
     nodes: dict[int, Child] = field(default_factory=dict)
     """By port."""
+    _proven: set[str] = field(default_factory=set)
+    """The kinds of children of which one has served."""
 
     @property
     def everyone(self) -> list[Child]:
@@ -52,9 +54,14 @@ class Crew:
         return [_excuse(child) for child in self.everyone if child.state is not ChildState.READY]
 
     def verdict(self) -> StartError | UsageError | None:
-        """Return why there is no use in going on: all nodes, or all workers, were given up and never served."""
-        for children in (list(self.nodes.values()), self.workers):
-            if children and all(child.state is ChildState.GIVEN_UP and not child.was_ready for child in children):
+        """Return why there is no use in going on: all nodes, or all workers, were given up and none ever served.
+
+        Later it is different: who served once may come back, and what a reload started has a predecessor.
+        """
+        for kind, children in (("node", list(self.nodes.values())), ("worker", self.workers)):
+            if any(child.was_ready for child in children):
+                self._proven.add(kind)
+            if kind not in self._proven and children and all(child.state is ChildState.GIVEN_UP for child in children):
                 reason = f"{children[0].name}: {children[0].reason}"
                 return UsageError(reason) if all(child.is_hopeless for child in children) else StartError(reason)
         return None

@@ -130,6 +130,25 @@ def test_a_roll_ends_at_the_first_node_that_does_not_serve(tmp_path: Path) -> No
     asyncio.run(main())
 
 
+def test_an_only_node_that_does_not_serve_with_new_settings_does_not_end_the_stack(tmp_path: Path) -> None:
+    """It gets its old configuration back, although for a moment no node serves at all."""
+
+    async def main() -> None:
+        (tmp_path / "moody.py").write_text(_MOODY.format(str(tmp_path / "broken")), encoding="utf-8")
+        async with stack(tmp_path, nodes={"app": "moody:sio"}, restart={"give_up_after": 1}) as watched:
+            before = watched.pids
+            (tmp_path / "broken").touch()
+            watched.reload(nodes={"ping_interval_s": 20.0})
+            node = next(name for name in before if name.startswith("n"))
+            await watched.until_said("child given up")
+            (tmp_path / "broken").unlink()
+            await watched.until_said("nodes were rolled only in part")
+            assert watched.children[node]["state"] == "ready"
+            assert watched.pids[node] != before[node]
+
+    asyncio.run(main())
+
+
 def test_a_reload_changes_the_log_level_without_replacing_anybody(tmp_path: Path) -> None:
     """A live problem is watched at level debug, not restarted away."""
 
