@@ -30,12 +30,12 @@ class NodeCounts:
     """WebSockets ever carried; `tunnel_seconds` and the bytes are those of ended ones."""
     tunnels_open: int = 0
     tunnel_seconds: float = 0.0
+    bytes_from_client: int = 0
+    bytes_from_node: int = 0
     handoffs: int = 0
     """WebSockets ever handed over; `handoff_seconds` is the duration of ended ones."""
     handoffs_open: int = 0
     handoff_seconds: float = 0.0
-    bytes_from_client: int = 0
-    bytes_from_node: int = 0
 
     @property
     def open(self) -> int:

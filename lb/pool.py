@@ -100,10 +100,10 @@ class Pool:
 
     clock: Callable[[], float]
     on_change: Callable[[Change], None] = lambda _: None
-    our_host: str = ""
-    """Host id of the nodes that connections may be handed to; empty: to none."""
     watchers: list[Callable[[Node], None]] = field(default_factory=list)
     """Each is called with a node that joined the pool, changed its state or what it says of it, or left the pool."""
+    our_host: str = ""
+    """Host id of the nodes that connections may be handed to; empty: to none."""
     _nodes: dict[str, Node] = field(default_factory=dict)
 
     @property

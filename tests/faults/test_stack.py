@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.test_classic import everyone_hears, heard, joined, port_of
 from tests.support.clients import UPGRADE, WEBSOCKET, Client, python_crowd
 from tests.support.stack import Stack, running_stack
@@ -129,11 +131,15 @@ def test_a_killed_embedded_valkey_comes_back_and_messages_cross_again(tmp_path: 
     asyncio.run(main())
 
 
-def test_a_killed_balancer_worker_refuses_nobody(tmp_path: Path) -> None:
-    """Connections that arrive while there is no worker wait in the socket's backlog and are served by the next one."""
+@pytest.mark.parametrize(("handoff", "connects"), [("auto", 1), ("never", 2)])
+def test_a_killed_balancer_worker_refuses_nobody(tmp_path: Path, handoff: str, connects: int) -> None:
+    """Connections that arrive while there is no worker wait in the socket's backlog and are served by the next one.
+
+    A WebSocket that was handed over to its node does not notice; one in a tunnel reconnects.
+    """
 
     async def main() -> None:
-        async with python_crowd() as crowd, running_stack(tmp_path) as stack:
+        async with python_crowd() as crowd, running_stack(tmp_path, lb={"handoff": handoff}) as stack:
             first = await joined(crowd, stack.url, "first", WEBSOCKET)
             pid = (await stack.children())["worker-0"]["pid"]
             host, port = "127.0.0.1", int(stack.url.rpartition(":")[2])
@@ -141,10 +147,11 @@ def test_a_killed_balancer_worker_refuses_nobody(tmp_path: Path) -> None:
             # Refused would raise at once; each of these is accepted by the kernel and answered by the next worker.
             answers = await asyncio.gather(*(_status_of_page(host, port) for _ in range(20)))
             assert answers == [b"HTTP/1.1 200 OK"] * 20
-            await eventually(lambda: first.heard.connects == 2, what="a tunnelled client reconnects")
+            await eventually(lambda: first.heard.connects == connects, what="a tunnelled client reconnects")
             second = await joined(crowd, stack.url, "second", UPGRADE)
             assert (await first.call("register", {"username": "first"}))["ok"]
             await everyone_hears(second, [first, second], "after the crash")
+            assert first.heard.connects == connects
 
     asyncio.run(main())
 

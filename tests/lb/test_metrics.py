@@ -319,7 +319,7 @@ class TestExposition:
         pool.seen([dataclasses.replace(record("n1", pid=7, version="1"), **load, **crowd)])  # type: ignore[arg-type]
         pool.signal(pool.nodes["n1"], Signal.RISE, "answers its probes")
         pool.add_static("10.0.0.5", 80)
-        counts = NodeCounts([0, 1, 2, 3, 4], 5, 6, 7, 8.0, 9, 10)
+        counts = NodeCounts([0, 1, 2, 3, 4], 5, 6, 7, 8.0, 9, 10, handoffs=11, handoffs_open=12, handoff_seconds=13.0)
         stack = Stack(Totals({"n1": counts}, {"no_node": 2}), [Worker(index=0, pid=11, at=0.0, cpu_seconds=1.5)])
         found = samples(exposition(pool, stack, "ok"))
 
@@ -345,6 +345,9 @@ class TestExposition:
         assert value("flotilla_tunnels_total", node="n1") == 6
         assert value("flotilla_tunnels_open", node="n1") == 7
         assert value("flotilla_tunnel_seconds_total", node="n1") == 8
+        assert value("flotilla_handoffs_total", node="n1") == 11
+        assert value("flotilla_handoffs_open", node="n1") == 12
+        assert value("flotilla_handoff_seconds_total", node="n1") == 13
         assert value("flotilla_tunnel_bytes_total", node="n1", direction="from_client") == 9
         assert value("flotilla_tunnel_bytes_total", node="n1", direction="from_node") == 10
         assert value("flotilla_rejected_total", reason="no_node") == 2
