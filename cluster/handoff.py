@@ -7,13 +7,14 @@ under the same user (SO_PEERCRED).  One message is one packet:
 * node → worker: `Taken` or `Refused`, once for each handoff, and later `Closed` for those that were taken.
 
 Until `Taken` the worker keeps its copy of the descriptor, and the node writes nothing to it before it has said so.  A
-handoff is valid for a limited time on the monotonic clock that all processes of a host share: a node that reads it too
-late refuses it, so that a client never has two nodes.
+handoff is valid for a limited time on the monotonic clock that all processes of a host share: a node that reads it, or
+has answered it, too late lets go of it.  The worker waits longer than that, so that a client never has two nodes.
 """
 
 from __future__ import annotations
 
 import array
+import errno
 import os
 import socket
 import struct
@@ -31,6 +32,8 @@ MOST_CLOSED_IN_ONE = 8000
 
 VALID_S = 1.0
 """How long a worker waits for a node's answer, and how long a handoff may lie unread."""
+
+_OVERLOADED = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE})
 
 _HANDOFF, _TAKEN, _REFUSED, _CLOSED = b"H", b"T", b"R", b"C"
 _HANDOFF_FORM = struct.Struct("!cQQHI")
@@ -133,6 +136,11 @@ def send(sock: socket.socket, message: Message, descriptor: int | None = None) -
     """
     rights = [] if descriptor is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))]
     sock.sendmsg([message.to_bytes()], rights, socket.MSG_NOSIGNAL if hasattr(socket, "MSG_NOSIGNAL") else 0)
+
+
+def is_overload(exc: OSError) -> bool:
+    """Tell whether the other side, or the kernel, has no room now: nothing is broken."""
+    return exc.errno in _OVERLOADED
 
 
 def receive(sock: socket.socket) -> tuple[bytes, list[int]]:

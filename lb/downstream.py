@@ -134,9 +134,14 @@ class Downstream(RequestHandler):
 
     @property
     def is_quiet(self) -> bool:
-        """Whether everything that was written to the client has left this process."""
+        """Whether the client is there, and everything that was written to it has left this process."""
         transport = self.transport
-        return transport is not None and not self.writing_paused and transport.get_write_buffer_size() == 0
+        return transport is not None and not transport.is_closing() and transport.get_write_buffer_size() == 0
+
+    @property
+    def ended_http(self) -> bool:
+        """Whether what comes behind the last request is kept as it comes: it asked for another protocol."""
+        return self._upgraded and not self._messages
 
     def hold(self) -> tuple[int, bytes]:
         """Stop reading; return the descriptor, and what came behind the last request."""

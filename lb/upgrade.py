@@ -6,20 +6,22 @@ import asyncio
 import logging
 from typing import cast
 
+from aiohttp.streams import EMPTY_PAYLOAD
+
 from lb.downstream import Downstream
 from lb.errors import NoNodeAvailable
 from lb.exchange import Exchange, Sent
 from lb.forward import Forwarder
-from lb.handoff import Handoffs, LinkBroken, NodeBusy, NotTaken, TooMuchRead
+from lb.handoff import Handoffs, LinkBroken, NotTaken, TooMuchRead
 from lb.headers import request_head
 from lb.pool import Path, Pool
-from lb.route import Choice, Router
+from lb.route import By, Choice, Router
 from lb.tunnel import Tunnels
 
 log = logging.getLogger(__name__)
 
 WAIT_FOR_ROOM_S = 0.25
-"""How long a client waits when every node is too busy to take it, before they are asked once more."""
+"""How long a client waits when no node takes it, before they are asked once more."""
 
 
 class Upgrades:
@@ -35,15 +37,14 @@ class Upgrades:
     async def open(self, exchange: Exchange) -> Sent:
         """Bring the client to a node.  Raises BalancerError while the client has not been sent anything."""
         tried: set[str] = set()
-        may_wait = True
-        busy = False
+        has_waited = False
         while True:
             try:
                 choice = self._router.route(self._pool, exchange.client, tried)
             except NoNodeAvailable:
-                if not (busy and may_wait):
+                if has_waited or not tried:
                     raise
-                may_wait = False
+                has_waited = True
                 await asyncio.sleep(WAIT_FOR_ROOM_S)
                 tried.clear()
                 continue
@@ -58,15 +59,18 @@ class Upgrades:
                 choice.node.handoff_broken = True
                 log.warning("handoff impossible: tunnelling", extra={"node": choice.node.name, "reason": str(exc)})
             except NotTaken as exc:
-                busy = busy or isinstance(exc, NodeBusy)
+                log.info("handoff not taken", extra={"node": choice.node.name, "reason": str(exc)})
+                if choice.by is By.SID:
+                    # Its session is there and nowhere else: a node that leaves, or has no room, still serves its own.
+                    return await self._tunnels.open(exchange, choice)
                 tried.add(choice.node.name)
-                log.warning("handoff not taken", extra={"node": choice.node.name, "reason": str(exc)})
 
     def _can_hand_over(self, exchange: Exchange, choice: Choice) -> bool:
-        """Tell whether the node may have the connection now: nothing of ours is on its way to the client, no body
-        of the request is on its way to us."""
+        """Tell whether the node may have the connection now: nothing of ours is on its way to the client, and all
+        that came behind the head is there, untouched."""
         connection = cast(Downstream, exchange.request.protocol)
-        return choice.node.path is Path.HANDOFF and connection.is_quiet and exchange.body.is_eof()
+        untouched = connection.ended_http and exchange.body is EMPTY_PAYLOAD
+        return choice.node.path is Path.HANDOFF and connection.is_quiet and untouched
 
     async def _hand_over(self, exchange: Exchange, choice: Choice) -> Sent:
         node = choice.node

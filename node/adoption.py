@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -24,6 +25,9 @@ from cluster.handoff import BadPacket, Closed, Handoff, Refused, Taken
 log = logging.getLogger(__name__)
 
 BACKLOG = 64
+ACCEPT_AGAIN_S = 1.0
+"""When links are accepted again after there was no room for one."""
+
 AT_ONCE = 64
 """Packets read before everything else gets its turn."""
 
@@ -62,6 +66,7 @@ async def finish_adopted(request: web.BaseRequest, response: web.StreamResponse)
             protocol.cookie = ""
         if not isinstance(response, web.WebSocketResponse):
             response.force_close()
+            response.headers["Connection"] = "close"  # RFC 9112 9.6; aiohttp has made its own mind up before
 
 
 class Adoption:
@@ -111,8 +116,11 @@ class Adoption:
         except BlockingIOError:
             return
         except OSError as exc:
-            # Out of descriptors, most likely: overloaded, not broken.  The balancer's tunnel finds out by itself.
+            # Out of descriptors, most likely: overloaded, not broken.  The balancer waits in the backlog, and gives its
+            # clients to others meanwhile.
             log.warning("handoff link not accepted", extra={"reason": exc.strerror})
+            self._loop.remove_reader(listener)
+            self._loop.call_later(ACCEPT_AGAIN_S, self._accept_again, listener)
             return
         if not handoff.is_ours(sock):
             log.warning("handoff link refused: another user")
@@ -120,6 +128,10 @@ class Adoption:
             return
         sock.setblocking(False)
         self._links.add(_Link(self, sock, self._loop))
+
+    def _accept_again(self, listener: socket.socket) -> None:
+        if self._listener is listener:
+            self._loop.add_reader(listener, self._accept, listener)
 
     def forget(self, link: _Link) -> None:
         self._links.discard(link)
@@ -130,16 +142,21 @@ class Adoption:
         self._tasks.create_task(self._adopt(given, sock, link))
 
     async def _adopt(self, given: Handoff, sock: socket.socket, link: _Link) -> None:
+        number = given.id  # and not the whole of `given` for as long as the connection lasts
+
         def ended() -> None:
             self.count -= 1
-            link.ended(given.id)
+            link.ended(number)
+            # Others may still hold a copy: a worker that was stopped, or a node that was asked first and hangs.
+            with suppress(OSError):  # the client was faster
+                sock.shutdown(socket.SHUT_RDWR)
 
         try:
             await self._loop.connect_accepted_socket(lambda: Adopted(self._server, given, ended), sock)
         except OSError as exc:
             log.info("connection lost while it was handed over", extra={"reason": exc.strerror})
-            sock.close()
             ended()
+            sock.close()
 
 
 class _Link:
@@ -198,23 +215,29 @@ class _Link:
             _close_all(descriptors)
             self.close()
             return
-        reason = self._objection(given, descriptors)
-        if reason:
-            _close_all(descriptors)
+        sock = _connection_in(descriptors)
+        reason = self._objection(given)
+        if sock is None:
+            # The kernel drops a descriptor for which this process has no room (unix(7)).
+            reason = "not one connection" if descriptors else "out of descriptors (ulimit -n, LimitNOFILE)"
+        if sock is None or reason:
+            log.info("handoff refused", extra={"reason": reason})
+            if sock is not None:
+                sock.close()
             self._say(Refused(given.id, reason))
             return
-        sock = socket.socket(fileno=descriptors[0])
         sock.setblocking(False)
         # First the answer: nothing may be written to the client as long as the worker may give it to somebody else.
-        if self._say(Taken(given.id)):
-            self._adoption.adopt(given, sock, self)
-        else:
+        if not self._say(Taken(given.id)):
             sock.close()
+        elif time.monotonic_ns() > given.valid_until_ns:
+            # We were stopped just before we said it: the worker may have given up.
+            sock.close()
+            self.ended(given.id)
+        else:
+            self._adoption.adopt(given, sock, self)
 
-    def _objection(self, given: Handoff, descriptors: list[int]) -> str:
-        if len(descriptors) != 1:
-            # The kernel drops a descriptor for which this process has no room (unix(7)).
-            return f"{len(descriptors)} descriptors came: out of descriptors (ulimit -n, LimitNOFILE)"
+    def _objection(self, given: Handoff) -> str:
         if self._adoption.leaving:
             return "leaving"
         if time.monotonic_ns() > given.valid_until_ns:
@@ -224,13 +247,13 @@ class _Link:
     def _say(self, message: Taken | Refused) -> bool:
         try:
             handoff.send(self._sock, message)
-        except BlockingIOError:
-            # It does not read its answers; it will find the handoff unanswered, and we have not taken it.
-            log.warning("handoff not answered: the worker does not read")
-            return False
         except OSError as exc:
-            log.info("handoff link lost", extra={"reason": exc.strerror})
-            self.close()
+            if handoff.is_overload(exc):
+                # It will find the handoff unanswered, and we have not taken it.
+                log.warning("handoff not answered: the worker does not read", extra={"reason": exc.strerror})
+            else:
+                log.info("handoff link lost", extra={"reason": exc.strerror})
+                self.close()
             return False
         return True
 
@@ -255,6 +278,22 @@ class _Link:
         self._waiting = False
         self._loop.remove_writer(self._sock)
         self._flush()
+
+
+def _connection_in(descriptors: list[int]) -> socket.socket | None:
+    """Return the client's connection, if that is what `descriptors` are; else close them."""
+    if len(descriptors) != 1:
+        _close_all(descriptors)
+        return None
+    try:
+        sock = socket.socket(fileno=descriptors[0])
+    except OSError:  # no socket at all
+        _close_all(descriptors)
+        return None
+    if sock.type == socket.SOCK_STREAM:
+        return sock
+    sock.close()
+    return None
 
 
 def _close_all(descriptors: list[int]) -> None:
