@@ -22,7 +22,7 @@ from aiohttp.web import Server as AiohttpServer
 
 from lb.affinity import canonical
 from lb.errors import BadRequest, BalancerError, ClientTooSlow, HeadTooLarge, Overloaded, answer_to
-from lb.exchange import Sent
+from lb.exchange import Sent, abort
 from lb.limits import Admission
 
 log = logging.getLogger(__name__)
@@ -212,6 +212,11 @@ class Downstream(RequestHandler):
         if self._head_began:
             log.info("head timeout", extra={"conn": self.number})
             self._limits.rejected("head_timeout")
+            if self._request_in_progress or self._messages:
+                # An answer is on its way: ours would be taken for a part of it, and a FIN perhaps for its end.
+                if self.transport is not None:
+                    abort(self.transport)
+                return
             self._say(ClientTooSlow(f"no whole head within {self._limits.head_timeout_s:g} s"))
         # Who said nothing is told nothing: browsers open connections in advance, and would take a 408 for the answer
         # to their next request.

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 
 from cluster.rundir import WORKER, RunDir
+from cluster.usage import Usage
 from lb.metrics import Metrics, Totals
 from lb.pool import Pool
 
@@ -60,7 +61,7 @@ class Reports:
         self._run_dir = run_dir
         self._metrics = metrics
         self._pool = pool
-        self._process = psutil.Process()
+        self._usage = Usage()
         self._started = time.monotonic()
         self._index = index
         self._loop_lag_s = 0.0
@@ -100,16 +101,14 @@ class Reports:
 
     def worker(self) -> Worker:
         """Return what this worker measures of itself now."""
-        with self._process.oneshot():
-            cpu, memory = self._process.cpu_times(), self._process.memory_info()
         now = time.monotonic()
         return Worker(
             index=self._index,
             pid=os.getpid(),
             at=now,
             uptime_s=now - self._started,
-            cpu_seconds=cpu.user + cpu.system,
-            memory_bytes=memory.rss,
+            cpu_seconds=self._usage.cpu_seconds(),
+            memory_bytes=self._usage.memory_bytes(),
             loop_lag_s=self._loop_lag_s,
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import monotonic
 
-import psutil
+from cluster.usage import Usage
 
 TICK_S = 0.05
 """How often the event loop is asked whether it is on time."""
@@ -52,23 +52,19 @@ class Sampler:
     def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self.longest_s = 0.0
         self._clock = clock
-        self._process = psutil.Process()
+        self._usage = Usage()
         self._started = self._at = clock()
-        self._cpu_s = self._cpu_seconds()
+        self._cpu_s = self._usage.cpu_seconds()
 
     def sample(self) -> Vitals:
         """Measure, and begin the next interval."""
-        now, cpu_s = self._clock(), self._cpu_seconds()
+        now, cpu_s = self._clock(), self._usage.cpu_seconds()
         elapsed_s = now - self._at
         vitals = Vitals(
-            memory_bytes=self._process.memory_info().rss,
+            memory_bytes=self._usage.memory_bytes(),
             cpu_percent=round(100 * (cpu_s - self._cpu_s) / elapsed_s, 1) if elapsed_s else 0.0,
             loop_lag_ms=round(1000 * self.longest_s, 2),
             uptime_s=round(now - self._started, 3),
         )
         self._at, self._cpu_s, self.longest_s = now, cpu_s, 0.0
         return vitals
-
-    def _cpu_seconds(self) -> float:
-        times = self._process.cpu_times()
-        return float(times.user + times.system)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,6 +13,7 @@ from lb.front import Front
 from tests.lb.conftest import Run
 from tests.support.backends import OK, Conversation, answering, backend, tunnel_echo
 from tests.support.balancer import balancer, upgrade_request
+from tests.support.descriptors import no_descriptor_left
 from tests.support.waiting import eventually
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -64,6 +62,28 @@ def test_a_head_that_does_not_come_in_time_is_a_408(run: Run, first: bytes) -> N
             assert answer.result().startswith(b"HTTP/1.1 408 ")
             assert 0.2 < loop.time() - began < 3
             assert lb.metrics.totals.rejected == {"head_timeout": 1}
+
+    run(main)
+
+
+def test_a_late_head_does_not_speak_into_the_answer_before_it(run: Run) -> None:
+    """A 408 there would be taken for a part of a body, and a clean end for its end: the connection is reset."""
+
+    async def talk(conversation: Conversation, head: bytes) -> None:
+        await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nbegun")
+        await conversation.until_closed()
+
+    async def main() -> None:
+        async with backend(talk) as node, balancer(node.port, head_timeout_s=0.2) as lb:
+            caller = await lb.connect()
+            caller.send(GET)
+            await caller.head()
+            assert await caller.reader.readexactly(5) == b"begun"
+            caller.send(b"G")
+            with pytest.raises(ConnectionResetError):
+                await caller.rest()
+            assert lb.metrics.totals.rejected == {"head_timeout": 1}
+            await eventually(lambda: lb.front.connections == 0)
 
     run(main)
 
@@ -348,17 +368,6 @@ def test_quiet_connections_are_probed_by_tcp_on_both_sides(run: Run) -> None:
                 assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 4
 
     run(main)
-
-
-@contextmanager
-def no_descriptor_left() -> Iterator[None]:
-    """Let this process open nothing more; what is open stays."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")

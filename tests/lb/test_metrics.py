@@ -26,6 +26,7 @@ from lb.exposition import exposition
 from lb.metrics import FORGET_AFTER_S, Metrics, NodeCounts, Totals
 from lb.pool import Pool
 from lb.reports import STALE_S, Reports, Stack, Worker
+from tests.support.descriptors import no_descriptor_left
 from tests.support.waiting import eventually
 
 
@@ -188,6 +189,17 @@ class TestReports:
         assert (worker.index, worker.pid) == (0, os.getpid())
         assert worker.memory_bytes > 1_000_000
         assert worker.cpu_seconds > 0
+
+    def test_a_worker_out_of_descriptors_goes_on(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        """A report that cannot be written is told once, and written again when it can be."""
+        reports, metrics, _ = self.reports(tmp_path)
+        with no_descriptor_left():
+            reports.publish()
+            reports.publish()
+        assert [record.getMessage() for record in caplog.records] == ["report not written"]
+        metrics.exchange_done("n1", 200)
+        reports.publish()
+        assert RunDir(tmp_path).report(reports.name) is not None
 
     def test_live_neighbours_are_added(self, tmp_path: Path) -> None:
         """Counters and open tunnels; each worker is listed."""
