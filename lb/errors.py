@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 from http import HTTPStatus
 
 from cluster.errors import FlotillaError
+
+OUR_LIMITS = {
+    errno.EMFILE: "the limit of open files of this process (ulimit -n, LimitNOFILE=)",
+    errno.ENFILE: "the limit of open files of this host (fs.file-max)",
+    errno.ENOBUFS: "memory for sockets (net.ipv4.tcp_mem)",
+    errno.ENOMEM: "memory",
+    errno.EADDRNOTAVAIL: "the range of local ports (net.ipv4.ip_local_port_range), or run more nodes",
+}
+"""What a failed connect says of us and not of the node, and which limit an operator may raise then."""
 
 RETRY_AFTER_S = 1
 """When a client that found no room or no node may ask again (RFC 9110 10.2.3): a probe may bring a node in by then."""

@@ -73,7 +73,7 @@ class Watch:
         return Signal.FALL if self.unwell >= self.settings.fall and not is_starting else None
 
     def skipped(self, began: float) -> None:
-        """Take a result that says neither: the node is leaving, and serves those that it has."""
+        """Take a result that says neither: the node is leaving and serves those that it has, or could not be asked."""
         self.well = self.unwell = 0
         self._plan(began, self.settings.interval_s)
 
@@ -92,6 +92,7 @@ class Health:
         self._in_flight: set[Node] = set()
         self._wake = asyncio.Event()
         self._namesakes: set[tuple[str, str]] = set()
+        self._starved = False
 
     async def run(self) -> None:
         """Probe until cancelled."""
@@ -146,6 +147,13 @@ class Health:
             self._judge(node, watch, found, began)
 
     def _judge(self, node: Node, watch: Watch, found: Found, began: float) -> None:
+        if found.unknown:
+            if not self._starved:
+                log.error("probes suspended", extra={"reason": found.fault})
+            self._starved = True
+            watch.skipped(began)
+            return
+        self._starved = False
         if found.leaving:
             watch.skipped(began)
             self._pool.signal(node, Signal.DRAIN, found.fault)

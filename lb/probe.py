@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 from cluster.config import Health
 from cluster.member import State
 from cluster.tag import claimed_slot_of
+from lb.errors import OUR_LIMITS
 
 MOST_BYTES = 65_536
 """More than that no answer to a probe has to say: head, body, or first message."""
@@ -38,6 +39,10 @@ class ProbeFailed(Exception):
     """A check found a fault; its text says which, in plain words."""
 
 
+class _NotAsked(Exception):
+    """This process has no descriptor, local port or kernel memory left to ask with."""
+
+
 @dataclass(frozen=True)
 class Found:
     """What a probe found out about a node, which is well if `fault` is empty."""
@@ -45,6 +50,8 @@ class Found:
     fault: str = ""
     leaving: bool = False
     """It answered that it is draining."""
+    unknown: bool = False
+    """It could not be asked, for want of our own: that says nothing of the node."""
     slot: str = ""
     """The slot that its sids carry, if they are Flotilla's."""
     address: tuple[str, int] | None = None
@@ -96,6 +103,8 @@ async def probe(host: str, port: int, settings: Health) -> Found:
                 pass
     except ProbeFailed as exc:
         return Found(str(exc))
+    except _NotAsked as exc:
+        return Found(str(exc), unknown=True)
     return Found()
 
 
@@ -152,7 +161,7 @@ def _check_upgrade(answer: _Answer, path: str, key: bytes) -> None:
 async def _connection(
     host: str, port: int, deadline: _Deadline
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """Connect, and leave nothing behind.  What goes wrong on the connection is raised as ProbeFailed."""
+    """Connect, and leave nothing behind.  What goes wrong on the connection is raised as ProbeFailed or _NotAsked."""
     try:
         async with deadline.awaiting("connection"):
             reader, writer = await asyncio.open_connection(host, port, limit=MOST_BYTES)
@@ -162,6 +171,8 @@ async def _connection(
             # Not `close`: that would wait for a peer that does not read.
             writer.transport.abort()
     except OSError as exc:
+        if exc.errno in OUR_LIMITS:
+            raise _NotAsked(_in_words(exc)) from None
         raise ProbeFailed(_in_words(exc)) from None
     except UnicodeError:
         raise ProbeFailed(f"{host!r} is no name of a host") from None

@@ -8,7 +8,6 @@ tests/lb/test_contracts_aiohttp.py names all that we expect of it.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from aiohttp.http import HttpProcessingError, RawResponseMessage
 from aiohttp.streams import StreamReader
 
 from cluster.member import Signal
-from lb.errors import NodeFailed, NodeUnreachable, OutOfResources
+from lb.errors import OUR_LIMITS, NodeFailed, NodeUnreachable, OutOfResources
 from lb.keepalive import keep_alive
 from lb.pool import Node, Pool
 from lb.route import Choice
@@ -37,15 +36,6 @@ READ_BUFFER_BYTES = 65_536
 
 
 TELL_EVERY_S = 60.0
-
-_OURS = {
-    errno.EMFILE: "the limit of open files of this process (ulimit -n, LimitNOFILE=)",
-    errno.ENFILE: "the limit of open files of this host (fs.file-max)",
-    errno.ENOBUFS: "memory for sockets (net.ipv4.tcp_mem)",
-    errno.ENOMEM: "memory",
-    errno.EADDRNOTAVAIL: "the range of local ports (net.ipv4.ip_local_port_range), or run more nodes",
-}
-"""What a failed connect says of us and not of the node, and which limit an operator may raise then."""
 
 
 class ConnectMetrics(Protocol):
@@ -156,7 +146,7 @@ class Upstream:
         except TimeoutError:
             raise NodeUnreachable(f"no connection within {self._connect_timeout_s:g} s") from None
         except OSError as exc:
-            if exc.errno in _OURS:
+            if exc.errno in OUR_LIMITS:
                 self._tell_what_to_raise(exc.errno)
                 raise OutOfResources(f"no connection to a node: {os.strerror(exc.errno)}") from None
             reason = os.strerror(exc.errno) if exc.errno is not None and exc.errno > 0 else exc
@@ -180,7 +170,7 @@ class Upstream:
         now = self._loop.time()
         if now >= self._silent_until:
             self._silent_until = now + TELL_EVERY_S
-            log.error("out of resources", extra={"reason": os.strerror(number), "raise": _OURS[number]})
+            log.error("out of resources", extra={"reason": os.strerror(number), "raise": OUR_LIMITS[number]})
 
     def _put(self, link: Link) -> None:
         link.idle_since = self._loop.time()
@@ -212,9 +202,11 @@ class Upstream:
         self._purge = None
         oldest = self._loop.time() - REUSE_WITHIN_S
         for address, links in list(self._idle.items()):
-            kept = [link for link in links if link.idle_since > oldest and link.is_reusable]
+            kept = []
             for link in links:
-                if link not in kept:
+                if link.idle_since > oldest and link.is_reusable:
+                    kept.append(link)
+                else:
                     link.close()
             if kept:
                 self._idle[address] = kept

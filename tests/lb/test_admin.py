@@ -146,7 +146,7 @@ def test_nodes_are_shown_with_what_they_say_and_what_we_carry(tmp_path: Path) ->
             "static": True,
             "connections": 4,
             "tunnels": 1,
-        "handoffs": 0,
+            "handoffs": 0,
             "exchanges": 1,
             "connect_failures": 1,
             "uptime_s": 0.0,

@@ -352,6 +352,24 @@ def test_a_node_without_redis_drains_by_its_healthz_and_its_successor_serves(run
     run(main)
 
 
+def test_probes_that_could_not_ask_take_nobody_out_and_say_so_once(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Nor do they bring anybody in."""
+
+    async def main() -> None:
+        scene, prober = Scene(), Prober()
+        async with scene.watched(QUICK, prober) as pool:
+            node = pool.add_static("127.0.0.1", 3000)
+            await is_in(node, State.READY)
+            prober.found[3000] = Found("too many open files", unknown=True)
+            asked = len(prober.times[3000])
+            await eventually(lambda: len(prober.times[3000]) > asked + 2 * QUICK.fall)
+            assert node.state is State.READY
+        assert scene.path_of(node.name) == [State.READY]
+
+    run(main)
+    assert [record.getMessage() for record in caplog.records].count("probes suspended") == 1
+
+
 def test_the_reason_of_a_node_that_is_not_served_is_the_last_one(run: Run) -> None:
     """Why it fell matters less than why it does not come back."""
 

@@ -12,6 +12,7 @@ import pytest
 from cluster.config import Health
 from lb.probe import Found, probe
 from tests.lb.conftest import Run
+from tests.support.descriptors import no_descriptor_left
 from tests.support.ports import free_port
 from tests.support.upstreams import (
     Talk,
@@ -108,6 +109,18 @@ def test_a_refused_connection_is_called_so() -> None:
     """Nobody listens."""
     found = asyncio.run(probe("127.0.0.1", free_port(), BOTH))
     assert found.fault == "connection refused"
+
+
+def test_a_balancer_out_of_descriptors_does_not_blame_the_node(run: Run) -> None:
+    """It could not ask, which says nothing of the node."""
+
+    async def main() -> None:
+        async with socketio_node() as node:
+            with no_descriptor_left():
+                found = await probe("127.0.0.1", node.port, BOTH)
+            assert found == Found("too many open files", unknown=True)
+
+    run(main)
 
 
 def test_an_unknown_host_is_called_so() -> None:
