@@ -101,6 +101,7 @@ def test_a_whole_number_is_a_number() -> None:
         ({"cpu_percent": -0.5}, "cpu_percent must be 0 or more, not -0.5"),
         ({"cpu_percent": float("nan")}, "cpu_percent must be 0 or more, not nan"),
         ({"loop_lag_ms": float("inf")}, "loop_lag_ms must be 0 or more, not inf"),
+        ({"uptime_s": 10**400}, "uptime_s must be 0 or more, not " + "1" + "0" * 56 + "..."),
         ({"uptime_s": "long"}, "uptime_s must be of type float, not 'long'"),
     ],
 )
