@@ -62,7 +62,31 @@ def _checked_redis(value: str) -> str:
     shape = _REDIS_SHAPES.get(scheme, _REDIS_SHAPE)
     if not re.fullmatch(shape.pattern, value.partition("://")[2]):
         raise ValueError(f"is no {scheme} URL; allowed: {scheme}://{shape.example}")
+    _check_redis_options(scheme, value.partition("?")[2])
     return value
+
+
+def _check_redis_options(scheme: str, query: str) -> None:
+    """Raise ValueError for an option that redis-py would stumble over, or that is ours to choose."""
+    allowed = _REDIS_OPTIONS | (_TLS_OPTIONS if scheme == "rediss" else {})
+    for option in query.split("&") if query else ():
+        name, _, given = option.partition("=")
+        if not re.fullmatch(allowed.get(name, "(?!)"), given):
+            raise ValueError(
+                f"has an option {name} that is unknown, or a value of it that cannot be;"
+                f" allowed behind the ?: {', '.join(allowed)}"
+            )
+
+
+_REDIS_OPTIONS = {"db": r"\d{1,9}", "protocol": "[23]", "client_name": r"[!-~]+"}
+_TLS_OPTIONS = {
+    "ssl_ca_certs": r"[!-~]+",
+    "ssl_certfile": r"[!-~]+",
+    "ssl_keyfile": r"[!-~]+",
+    "ssl_cert_reqs": "none|optional|required",
+    "ssl_check_hostname": "true|false",
+}
+"""Options of a URL, each with what its value must match.  No password: those would be shown in logs."""
 
 
 @dataclass(frozen=True)

@@ -57,9 +57,13 @@ def _shown(value: object, section: str) -> str:
         return str(value).lower()
     text = value.isoformat() if isinstance(value, date) else repr(value)
     if section == "redis":
-        # The password of a URL belongs into no log.
-        text = re.sub(r":[^:@/]*@", ":***@", text)
+        text = without_any_password(text)
     return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
+
+
+def without_any_password(text: str) -> str:
+    """Return what should be a URL, as a log may show it: also where a password holds what should have been escaped."""
+    return re.sub(r":(?!//).*@", ":***@", text)
 
 
 def _amount(limit: float) -> str:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from cluster import lifecycle, logs
 from cluster.config import EMBEDDED, NO_REDIS, Config
 from cluster.config_file import Loaded, load
+from cluster.config_words import without_any_password
 from cluster.errors import StartError, UsageError
 from cluster.redis_link import without_password
 from cluster.tag import SLOT
@@ -77,7 +78,8 @@ def _overridden(config: Config, arguments: argparse.Namespace) -> Config:
         return Config.model_validate(values)
     except ValidationError as exc:
         error = exc.errors()[0]
-        raise UsageError(f"--{error['loc'][-1]} {error['input']}: {_why(error)}") from None
+        given = without_any_password(str(error["input"]))
+        raise UsageError(f"--{error['loc'][-1]} {given}: {_why(error)}") from None
 
 
 def _why(error: Any) -> str:

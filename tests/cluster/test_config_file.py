@@ -136,6 +136,16 @@ def test_each_kind_of_mistake_has_its_sentence(text: str, told: str) -> None:
         "redis+sentinel://h:1,:2/0/main",
         "redis+cluster://h:1",
         "memcached://h",
+        "redis://h?bogus=1",
+        "redis://h?db=x",
+        "redis://h?db",
+        "redis://h?protocol=9",
+        "redis://h?decode_responses=true",
+        "redis://h?db=1&&protocol=3",
+        "redis://h?password=secret",
+        "redis://h?ssl_cert_reqs=none",
+        "rediss://h?ssl_cert_reqs=maybe",
+        "unix:///run/valkey.sock?virtual_host=1",
         "redis",
     ],
 )
@@ -153,6 +163,8 @@ def test_a_redis_url_that_cannot_work_is_refused(url: str) -> None:
         "redis://:secret@10.0.0.5:6379",
         "redis://user:p%40ss@[fd00::1]:6379/15?protocol=3",
         "rediss://h/",
+        "rediss://h?ssl_ca_certs=/etc/ca.pem&ssl_cert_reqs=required&ssl_check_hostname=false",
+        "redis://h?client_name=lb&db=3",
         "unix:///run/valkey.sock",
         "unix://:pw@/run/valkey.sock?db=2",
         "redis+sentinel://a,b:26380,[::1]:26379/0/mymaster",
@@ -169,6 +181,11 @@ def test_passwords_are_not_repeated() -> None:
     assert problem("secret: 12345") == "config.yaml:1: secret: this value is not text; allowed: text (put it in quotes)"
     assert "hunter2" not in problem("redis: 'redis://me:hunter2@h:port'")
     assert "me:***@h" in problem("redis: 'redis://me:hunter2@h:port'")
+    for unescaped in ("hunter2/x", "hunter2@x", "x/y:hunter2@z", "x?hunter2"):
+        told = problem(f"redis: 'redis://me:{unescaped}@h'")
+        assert "hunter2" not in told
+        assert "'redis://me:***@h'" in told
+    assert "hunter2" not in problem("redis: 'redis://:hunter2/x@h'")
     assert problem(f"cluster: '{'A' * 100}'").startswith("config.yaml:1: cluster: 'AAAA")
     assert "A" * 60 not in problem(f"cluster: '{'A' * 100}'")
 

