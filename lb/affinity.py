@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from urllib.parse import unquote
 
 from cluster.config import Config, Cookie
@@ -21,6 +22,8 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _PURPOSE = "cookie"
+
+MOST_COOKIES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +60,25 @@ def cookie_value(slot: str, secret: bytes) -> str:
 
 
 def slot_in_cookies(headers: Iterable[bytes], name: str, secret: bytes) -> str | None:
-    """Return the slot that the first valid cookie `name` names; `headers` are the values of Cookie (RFC 6265 5.4)."""
+    """Return the slot that the first valid cookie `name` names; `headers` are the values of Cookie (RFC 6265 5.4).
+
+    Of several cookies of that name, which other paths or domains may have set, the first MOST_COOKIES count: each is
+    work, and a client may send tens of thousands.
+    """
     prefix = f"{name}=".encode()
-    for header in headers:
-        if prefix not in header:
-            continue
-        for pair in header.split(b";"):
-            pair = pair.strip()
-            if pair.startswith(prefix) and (slot := _verified(pair[len(prefix) :], secret)) is not None:
-                return slot
+    for value in islice(_cookies(headers, prefix), MOST_COOKIES):
+        if (slot := _verified(value, secret)) is not None:
+            return slot
     return None
+
+
+def _cookies(headers: Iterable[bytes], prefix: bytes) -> Iterator[bytes]:
+    for header in headers:
+        if prefix in header:
+            for pair in header.split(b";"):
+                pair = pair.strip()
+                if pair.startswith(prefix):
+                    yield pair[len(prefix) :]
 
 
 def _verified(value: bytes, secret: bytes) -> str | None:

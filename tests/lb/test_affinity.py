@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cluster.config import Config, Cookie
 from cluster.tag import new_sid, tag_of
 from lb.affinity import (
+    MOST_COOKIES,
     Recogniser,
     TrustedProxies,
     canonical,
@@ -68,6 +69,13 @@ def test_a_cookie_of_ours_names_its_slot_among_others(slot: str) -> None:
 def test_a_forged_cookie_is_no_cookie(value: bytes) -> None:
     """It is ignored, not an error."""
     assert slot_in_cookies([b"c=" + value], "c", SECRET) is None
+
+
+def test_a_client_cannot_make_us_verify_cookies_without_end() -> None:
+    """The first few of our name count, in however many headers they come."""
+    forged, ours = b"c=n3000.aaaaaaaa; ", b"c=" + cookie_value("n3000", SECRET).encode()
+    assert slot_in_cookies([forged * (MOST_COOKIES - 2), forged + ours], "c", SECRET) == "n3000"
+    assert slot_in_cookies([forged * (MOST_COOKIES - 1), forged + ours], "c", SECRET) is None
 
 
 def test_a_sids_mac_is_worthless_in_a_cookie() -> None:
