@@ -80,6 +80,10 @@ class NoNodeAvailable(BalancerError):
         super().__init__(f"no ready node ({known} known, {tried} tried)")
 
 
+class NotReached(NoNodeAvailable):
+    """The node that was chosen cannot be reached; others were not asked."""
+
+
 class OutOfResources(BalancerError):
     """This worker has no descriptor, local port or kernel memory left for a connection to a node.
 

@@ -18,7 +18,7 @@ from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 
 from cluster.config import Lb
-from lb.errors import BalancerError, NodeFailed, NodeTooSlow, NoNodeAvailable, NotForwarded
+from lb.errors import BalancerError, NodeFailed, NodeTooSlow, NoNodeAvailable, NotForwarded, NotReached
 from lb.exchange import Exchange, Sent
 from lb.headers import answer_head, framing, request_head, tokens
 from lb.pool import Pool
@@ -75,7 +75,8 @@ class Forwarder:
     ) -> AsyncIterator[Answer]:
         """Send the request to a node and hold its answer; the upload may go on meanwhile.
 
-        `first` is a choice that was made already.
+        `first` is a choice that was made already; if that node cannot be reached, NotReached leaves it to the caller to
+        make another one.
 
         Raises NoNodeAvailable, NodeFailed, NodeTooSlow, BadRequest, ClientTooSlow or NotForwarded.
         """
@@ -85,7 +86,7 @@ class Forwarder:
         failure: BalancerError | None = None
         while True:
             try:
-                choice, link = await self._reach(exchange, tried, first, fresh=websocket)
+                choice, link = await self._reach(exchange, tried, first if failure is None else None, fresh=websocket)
             except NoNodeAvailable:
                 if failure is not None:
                     raise failure from None
@@ -136,7 +137,9 @@ class Forwarder:
         self, exchange: Exchange, tried: set[str], first: Choice | None, *, fresh: bool
     ) -> tuple[Choice, Link]:
         def route(tried: set[str]) -> Choice:
-            if first is not None and first.node.name not in tried:
+            if first is not None:
+                if first.node.name in tried:
+                    raise NotReached(known=len(self._pool.nodes), tried=len(tried))
                 return first
             return self._router.route(self._pool, exchange.client, tried)
 

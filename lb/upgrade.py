@@ -9,7 +9,7 @@ from typing import cast
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from lb.downstream import Downstream
-from lb.errors import NoNodeAvailable
+from lb.errors import NoNodeAvailable, NotReached
 from lb.exchange import Exchange, Sent
 from lb.forward import Forwarder
 from lb.handoff import Handoffs, LinkBroken, NotTaken, TooMuchRead
@@ -42,28 +42,38 @@ class Upgrades:
             try:
                 choice = self._router.route(self._pool, exchange.client, tried)
             except NoNodeAvailable:
-                if has_waited or not tried:
+                if has_waited or not any(node.takes_new and node.name in tried for node in self._pool):
                     raise
                 has_waited = True
                 await asyncio.sleep(WAIT_FOR_ROOM_S)
                 tried.clear()
                 continue
-            if not self._can_hand_over(exchange, choice):
-                return await self._tunnels.open(exchange, choice)
+            sent = await self._opened_at(choice, exchange)
+            if sent is not None:
+                return sent
+            tried.add(choice.node.name)
+
+    async def _opened_at(self, choice: Choice, exchange: Exchange) -> Sent | None:
+        """Open the WebSocket at the node of `choice`, whichever way; return None if another node must be chosen."""
+        node = choice.node
+        if self._can_hand_over(exchange, choice):
             try:
                 return await self._hand_over(exchange, choice)
-            except TooMuchRead:
-                return await self._tunnels.open(exchange, choice)
+            except TooMuchRead as exc:
+                log.debug("not handed over", extra={"node": node.name, "reason": str(exc)})
             except LinkBroken as exc:
                 # Its port may still be open: then it serves through a tunnel, else the tunnel finds out.
-                choice.node.handoff_broken = True
-                log.warning("handoff impossible: tunnelling", extra={"node": choice.node.name, "reason": str(exc)})
+                node.handoff_broken = True
+                log.warning("handoff impossible: tunnelling", extra={"node": node.name, "reason": str(exc)})
             except NotTaken as exc:
-                log.info("handoff not taken", extra={"node": choice.node.name, "reason": str(exc)})
-                if choice.by is By.SID:
-                    # Its session is there and nowhere else: a node that leaves, or has no room, still serves its own.
-                    return await self._tunnels.open(exchange, choice)
-                tried.add(choice.node.name)
+                log.info("handoff not taken", extra={"node": node.name, "reason": str(exc)})
+                # A session is at its node and nowhere else: one that leaves, or has no room, still serves its own.
+                if choice.by is not By.SID:
+                    return None
+        try:
+            return await self._tunnels.open(exchange, choice)
+        except NotReached:
+            return None
 
     def _can_hand_over(self, exchange: Exchange, choice: Choice) -> bool:
         """Tell whether the node may have the connection now: nothing of ours is on its way to the client, and all
