@@ -31,7 +31,16 @@ CLOSE_WAIT_S = 2.0
 SERVER_LEAVES = "server leaves"
 """The reason that disconnect handlers get when this node stops."""
 
+SLOW_CONSUMER = "slow consumer"
+"""The reason that disconnect handlers get when a client let more than MOST_WAITING_BYTES pile up."""
+
 NORMAL_CLOSURE = 1000
+
+MOST_WAITING_BYTES = 32 * 2**20
+"""What may wait for one client.  One that answers pings and does not read would else fill the node's memory."""
+
+_PACKET_BYTES = 200
+"""What a packet takes beside its data."""
 
 MOST_POLLED = 16
 """Packets in one answer to a poll: python-engineio's client gives up on more (`Payload.max_decode_packets`)."""
@@ -101,6 +110,17 @@ class Outbox(asyncio.Queue[Packet | None]):
     """What waits for one client.  After each `get` at most MOST_POLLED - 1 more are there at once: one poll's worth."""
 
     _taken = 0
+    waiting_bytes = 0
+    cut = False
+
+    def _put(self, item: Packet | None) -> None:
+        self.waiting_bytes += _size(item)
+        super()._put(item)
+
+    def _get(self) -> Packet | None:
+        item = super()._get()
+        self.waiting_bytes -= _size(item)
+        return item
 
     async def get(self) -> Packet | None:
         self._taken = 0
@@ -111,6 +131,16 @@ class Outbox(asyncio.Queue[Packet | None]):
             raise asyncio.QueueEmpty
         self._taken += 1
         return super().get_nowait()
+
+
+def _is_flooded(outbox: Outbox) -> bool:
+    # One packet alone may be as large as an application likes.
+    return outbox.waiting_bytes > MOST_WAITING_BYTES and outbox.qsize() > 1 and not outbox.cut
+
+
+def _size(packet: Packet | None) -> int:
+    data = packet.data if packet is not None else None
+    return _PACKET_BYTES + (len(data) if isinstance(data, str | bytes) else 0)
 
 
 class Engine(engineio.AsyncServer):  # type: ignore[misc]
@@ -167,6 +197,11 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]
         if pkt.packet_type == MESSAGE:
             self.messages_out += 1
         await super().send_packet(sid, pkt)
+        session = self.sockets.get(sid)
+        if session is not None and _is_flooded(session.queue):
+            session.queue.cut = True
+            log.warning("client cut: it reads too slowly", extra={"sid": sid, "waiting": session.queue.waiting_bytes})
+            await self.drop(sid, SLOW_CONSUMER)
 
     def _trigger_event(self, event: str, *args: Any, **kwargs: Any) -> Awaitable[Any]:
         if event == "message":
@@ -190,12 +225,14 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]
             log.debug("last packets not fetched", extra={"sid": sid})
             self.sockets.pop(sid, None)
 
-    async def drop(self, sid: str) -> None:
-        """End the session `sid` at once: its client does not speak our protocol."""
+    async def drop(self, sid: str, reason: str | None = None) -> None:
+        """End the session `sid` at once: its client does not speak our protocol, or takes nothing."""
         session = self.sockets.get(sid)
         if session is not None:
-            await session.close(wait=False, abort=True, reason=self.reason.TRANSPORT_ERROR)
+            await session.close(wait=False, abort=True, reason=reason or self.reason.TRANSPORT_ERROR)
             await session.queue.put(None)
+        for websocket in [each for each in self.websockets if reason and each.handler.__self__ is session]:
+            websocket.abort()
 
     def leave(self) -> None:
         """Take no new sessions from now on."""
