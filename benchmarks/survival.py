@@ -139,10 +139,12 @@ def faults_in(result: TalkResult, node_restarts: int = 0) -> Iterator[str]:
         "new connections that waited in vain": result.timed_out,
         "restarts of the node": node_restarts,
     }
-    yield from (f"{count} {what}" for what, count in faults.items() if count)
+    found = [f"{count} {what}" for what, count in faults.items() if count]
     if not result.sent:
-        yield "no message was sent"
-    yield from (f"  a new connection: {reason}" for reason in result.reasons)
+        found.append("no message was sent")
+    yield from found
+    if found:
+        yield from (f"  a new connection: {reason}" for reason in result.reasons)
 
 
 def report(

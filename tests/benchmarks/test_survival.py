@@ -77,8 +77,9 @@ def test_each_fault_is_told(changes: dict[str, int], said: str) -> None:
 def test_a_request_that_died_with_the_worker_is_told_and_is_no_fault() -> None:
     """No process can answer after SIGKILL; the client may try again."""
     options = argparse.Namespace(kills=2, path=HANDOFF, connections=30, rate=300.0, arrivals=20.0)
-    result = replace(RESULT, cut=1)
+    result = replace(RESULT, cut=1, reasons=("ConnectionResetError",))
     assert list(faults_in(result)) == []
+    assert list(faults_in(replace(result, lost=1))) == ["1 messages lost", "  a new connection: ConnectionResetError"]
     assert any(line.split()[:4] == ["1", "closed", "before", "an"] for line in report({}, options, result, [0.5]))
 
 
