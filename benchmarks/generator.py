@@ -8,9 +8,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.load import EchoResult, IdleResult
-from benchmarks.measure import BenchmarkError
+from benchmarks.client import LEAST_PER_S
+from benchmarks.measure import BenchmarkError, family
 from benchmarks.peers import Peer, environment
+from benchmarks.results import EchoResult, HandshakeResult, IdleResult
 
 MOST_EXTRA_S = 60.0
 """Beyond warm-up and window: opening all connections, waiting for stragglers."""
@@ -39,7 +40,7 @@ class Generator:
             seconds=found["seconds"],
             lost=found["lost"] + found["failed"] + found["dropped"],
             mismatched=found["bad"],
-            cpu_us=found["groups"]["peer"]["cpu_us_per_unit"],
+            cpu_us=_balancers(found, peer, "cpu_us_per_unit"),
             p50_us=found["p50_us"],
             p99_us=found["p99_us"],
             generator_cpu_percent=found["generator_cpu_percent"],
@@ -47,28 +48,63 @@ class Generator:
 
     def idle(self, peer: Peer, connections: int) -> IdleResult:
         """Open silent connections to `peer` and read its memory."""
+        extra_s = connections / LEAST_PER_S
         if self.wsload is None:
-            return IdleResult(**_json(_ours("idle", peer, connections), 0))
-        found = _json([*_wsload(self.wsload, "connect", peer, connections), "--hold", "1"], 1)
-        group = found["groups"]["peer"]
+            return IdleResult(**_json(_ours("idle", peer, connections), extra_s))
+        found = _json([*_wsload(self.wsload, "connect", peer, connections), "--hold", "1"], extra_s)
+        each = {key: _balancers(found, peer, f"{key}_kib_per_conn") for key in ("pss", "rss")}
+        before = {key: _balancers(found, peer, f"{key}_kib") - each[key] * found["opened"] for key in each}
         return IdleResult(
             connections=found["opened"],
             lost=found["failed"] + found["dropped"],
-            pss_kib_before=round(group["pss_kib"] - group["pss_kib_per_conn"] * found["opened"]),
-            rss_kib_before=round(group["rss_kib"] - group["rss_kib_per_conn"] * found["opened"]),
-            pss_kib_per_connection=group["pss_kib_per_conn"],
-            rss_kib_per_connection=group["rss_kib_per_conn"],
+            pss_kib_before=round(before["pss"]),
+            rss_kib_before=round(before["rss"]),
+            pss_kib_per_connection=each["pss"],
+            rss_kib_per_connection=each["rss"],
+            node_pss_kib_per_connection=_nodes(found, peer, "pss_kib_per_conn"),
+        )
+
+    def handshakes(self, peer: Peer, handshakes: int, at_once: int) -> HandshakeResult:
+        """Open and close WebSockets through `peer` and read its CPU time and its node's."""
+        extra_s = handshakes / LEAST_PER_S
+        if self.wsload is None:
+            return HandshakeResult(**_json(_ours("handshakes", peer, at_once, "--handshakes", handshakes), extra_s))
+        command = [*_wsload(self.wsload, "connect", peer, handshakes), "--churn", "--concurrency", str(at_once)]
+        found = _json(command, extra_s)
+        return HandshakeResult(
+            handshakes=found["opened"],
+            failed=found["failed"] + found["dropped"],
+            seconds=found["seconds"],
+            balancer_cpu_us=_balancers(found, peer, "cpu_us_per_unit"),
+            node_cpu_us=_nodes(found, peer, "cpu_us_per_unit"),
+            p50_us=found["p50_us"],
+            p99_us=found["p99_us"],
+            generator_cpu_percent=found["generator_cpu_percent"],
         )
 
 
+def _balancers(found: dict[str, Any], peer: Peer, key: str) -> float:
+    # wsload counts all descendants of a process, and a supervisor's node is one.
+    of_all: float = found["groups"]["peer"][key]
+    return of_all - (_nodes(found, peer, key) if peer.node_pid in family(peer.pid) else 0.0)
+
+
+def _nodes(found: dict[str, Any], peer: Peer, key: str) -> float:
+    return float(found["groups"]["node"][key]) if peer.node_pid else 0.0
+
+
 def _ours(mode: str, peer: Peer, connections: int, *more: object) -> list[str]:
-    options = ["--port", peer.port, "--pid", peer.pid, "--connections", connections, *more]
+    options = ["--port", peer.port, "--pid", peer.pid, "--path", peer.path, "--connections", connections, *more]
+    if peer.node_pid:
+        options += ["--node-pid", peer.node_pid]
     return [sys.executable, "-m", "benchmarks.load", mode, *map(str, options)]
 
 
 def _wsload(program: str, mode: str, peer: Peer, connections: int) -> list[str]:
-    url, pids = f"ws://127.0.0.1:{peer.port}/", f"peer={peer.pid}"
-    return [program, mode, url, "--conns", str(connections), "--pids", pids, "--json"]
+    url, pids = f"ws://127.0.0.1:{peer.port}{peer.path}", ["--pids", f"peer={peer.pid}"]
+    if peer.node_pid:
+        pids += ["--pids", f"node={peer.node_pid}"]
+    return [program, mode, url, "--conns", str(connections), *pids, "--json"]
 
 
 def _json(command: list[str], seconds: float) -> dict[str, Any]:

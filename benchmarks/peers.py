@@ -29,11 +29,16 @@ POLL_S = 0.02
 
 @dataclass(frozen=True)
 class Peer:
-    """Something that echoes WebSocket messages on a port of loopback; `pid` and its descendants do the work."""
+    """Something that echoes WebSocket messages on a port of loopback; `pid` and its descendants do the work.
+
+    `node_pid` is the node behind it, where that belongs to what is measured; it may be one of those descendants.
+    """
 
     name: str
     port: int
     pid: int
+    path: str = "/"
+    node_pid: int | None = None
 
 
 @contextmanager
@@ -41,7 +46,7 @@ def echo_backend(directory: Path, wsecho: str | None) -> Iterator[Peer]:
     """Run the server behind the balancers: ours, or the `wsecho` program that is given."""
     port = free_port()
     command = [wsecho, str(port)] if wsecho else [sys.executable, "-m", "benchmarks.echo", str(port)]
-    with _running("echo", command, port, directory) as peer:
+    with running("echo", command, port, directory) as peer:
         yield peer
 
 
@@ -58,7 +63,7 @@ def nginx(directory: Path, program: str, backend: Peer, connections: int, buffer
     config.write_text(nginx_config(port, backend.port, connections, buffer_kib), encoding="utf-8")
     # `-e`: before it has read its configuration nginx would write to its built-in log, which may be another's.
     command = [program, "-p", str(prefix), "-e", str(prefix / "error.log"), "-c", str(config)]
-    with _running("nginx", command, port, prefix) as peer:
+    with running("nginx", command, port, prefix) as peer:
         yield peer
     shutil.rmtree(prefix)
 
@@ -102,13 +107,13 @@ http {{
 
 @contextmanager
 def flotilla(directory: Path, backend: Peer) -> Iterator[Peer]:
-    """Run our balancer in front of `backend`, as `python -m lb` does for anybody."""
+    """Run our balancer in front of `backend`, to which it carries bytes: as `python -m lb` does for anybody."""
     port = free_port()
     base = directory / "flotilla"
     base.mkdir()
     config = base / "config.yaml"
     config.write_text(flotilla_config(port, free_port(), backend.port), encoding="utf-8")
-    with _running("flotilla", [sys.executable, "-m", "lb", "--config", str(config)], port, base) as peer:
+    with running("tunnel", [sys.executable, "-m", "lb", "--config", str(config)], port, base) as peer:
         yield peer
     shutil.rmtree(base)
 
@@ -161,7 +166,7 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def _running(name: str, command: Sequence[str], port: int, directory: Path) -> Iterator[Peer]:
+def running(name: str, command: Sequence[str], port: int, directory: Path) -> Iterator[Peer]:
     """Run `command` until the block ends.  Raises BenchmarkError unless it answers on `port` in time."""
     output = directory / f"{name}.output"
     with output.open("wb") as sink, ExitStack() as stack:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import load
+from benchmarks import churn, client, load
 from benchmarks.echo import Echo
 from benchmarks.frames import BINARY, CLOSE, PING, PONG, read_frame, server_frame
 from benchmarks.generator import Generator
@@ -138,6 +138,72 @@ def test_idle_connections_are_all_held(capsys: pytest.CaptureFixture[str]) -> No
     assert found["pss_kib_before"] > 1000
 
 
+def test_handshakes_are_made_and_closed_as_the_rfc_has_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Upgrade, close frame there and back, end of the connection; all that are asked for, with times."""
+    with echo_backend(tmp_path, None) as peer:
+        status, found = generate(capsys, "handshakes", peer.port, "--handshakes", "30")
+    assert status == 0
+    assert (found["handshakes"], found["failed"]) == (30, 0)
+    assert 0 < found["p50_us"] <= found["p99_us"]
+    assert found["balancer_cpu_us"] > 0
+
+
+def test_the_node_behind_a_balancer_is_counted_apart(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """It is a descendant of ours here, and no part of us."""
+    with echo_backend(tmp_path, None) as peer:
+        more = ["--handshakes", "30", "--node-pid", str(peer.pid)]
+        _, found = generate(capsys, "handshakes", peer.port, *more)
+    assert found["node_cpu_us"] > 0
+    assert found["balancer_cpu_us"] > 0
+
+
+AGREED = b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(b"", id="closed at once"),
+        pytest.param(AGREED[:20], id="closed within the answer"),
+        pytest.param(b"HTTP/1.1 503 Service Unavailable\r\n\r\n", id="refused"),
+        pytest.param(AGREED, id="no close frame"),
+        pytest.param(AGREED + server_frame(0x80 | CLOSE, b"\x03\xe8") + b"x", id="something behind the close frame"),
+    ],
+)
+def test_a_handshake_that_goes_another_way_has_failed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, said: bytes
+) -> None:
+    """Whatever it is; and nothing hangs."""
+    monkeypatch.setattr(churn, "HANDSHAKE_TIMEOUT_S", 5.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(said)
+
+        thread = Thread(target=answer)
+        thread.start()
+        options = ["--handshakes", "1", "--connections", "1"]
+        status, found = generate(capsys, "handshakes", server.getsockname()[1], *options)
+        thread.join()
+    assert status == 0
+    assert (found["handshakes"], found["failed"]) == (0, 1)
+
+
+def test_handshakes_with_nobody_or_a_silent_one_fail(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused by the kernel, or never answered."""
+    monkeypatch.setattr(churn, "HANDSHAKE_TIMEOUT_S", 0.1)
+    _, found = generate(capsys, "handshakes", free_port(), "--handshakes", "3")
+    assert (found["handshakes"], found["failed"]) == (0, 3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        _, found = generate(capsys, "handshakes", server.getsockname()[1], "--handshakes", "3")
+    assert (found["handshakes"], found["failed"]) == (0, 3)
+
+
 def test_nobody_listening_is_one_readable_line(capsys: pytest.CaptureFixture[str]) -> None:
     """With the port, and status 2."""
     port = free_port()
@@ -170,7 +236,8 @@ def test_a_peer_that_never_answers_the_handshake_is_not_waited_for(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There is a limit for opening all connections."""
-    monkeypatch.setattr(load, "OPEN_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(client, "OPEN_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(client, "LEAST_PER_S", 1e9)
     with socket.create_server(("127.0.0.1", 0)) as server:
         status, found = generate(capsys, "echo", server.getsockname()[1])
     assert status == 2

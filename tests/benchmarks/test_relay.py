@@ -4,28 +4,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks import peers, relay
-from benchmarks.load import EchoResult, IdleResult
-from benchmarks.measure import ROOT, BenchmarkError
+from benchmarks.measure import BenchmarkError
 from benchmarks.peers import Peer
-from benchmarks.relay import DIRECT, FLOTILLA, NGINX, Round
+from benchmarks.relay import BALANCERS, DIRECT, NGINX, NODE, Round
+from benchmarks.results import EchoResult, IdleResult
+from benchmarks.stacks import HANDOFF, TUNNEL
 from cluster.config_file import parse
-from tests.support.tools import missing
+from tests.benchmarks.scripts import command, environment, short_run, started_in
 from tests.support.waiting import eventually
 
-SCRIPT = ROOT / "benchmarks" / "relay.py"
 SHORT = ("--rounds", "1", "--seconds", "0.3", "--connections", "5", "--idle", "20", "--sizes", "32,4096")
 
 ECHO = EchoResult(
@@ -48,60 +45,22 @@ IDLE = IdleResult(
 )
 
 
-@pytest.fixture
-def _nginx() -> None:
-    if shutil.which("nginx", path=f"{os.environ.get('PATH')}:/usr/sbin") is None:
-        missing("nginx", "install the package nginx-light")
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, str(SCRIPT), *arguments]
-
-
-def environment(temporary: Path) -> Mapping[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("FLOTILLA_", "PYTHONPATH"))}
-    return kept | {"TMPDIR": str(temporary)}
-
-
-def started_in(temporary: Path) -> list[int]:
-    """Return the processes that work in this directory."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and (entry / "cwd").resolve().is_relative_to(temporary.resolve()):
-                found.append(int(entry.name))
-        except OSError:
-            continue  # it ended meanwhile
-    return found
-
-
 @pytest.mark.usefixtures("_nginx")
-def test_a_short_run_measures_both_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    """From a directory outside the repository; every figure is there, for both, with nothing lost."""
-    scratch, figures = tmp_path / "scratch", tmp_path / "figures.json"
-    scratch.mkdir()
-    done = subprocess.run(
-        command(*SHORT, "--json", str(figures)),
-        cwd=tmp_path,
-        env=environment(scratch),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+def test_a_short_run_measures_all_three_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    """Every figure is there, for each, with nothing lost; what handed over has next to no part in a round trip."""
+    said, _, found = short_run(tmp_path, "relay.py", *SHORT)
     for expected in ("CPU µs per round trip", "KiB per idle connection", "latency, µs", "commit", "32 B", "4096 B"):
-        assert expected in done.stdout
-    found = json.loads(figures.read_text(encoding="utf-8"))
+        assert expected in said
     assert set(found) == {"facts", "settings", "rounds"}
-    (measured,) = found["rounds"]
-    assert set(measured["echo"]) == {"32", "4096"}
-    assert all(set(peers) == {NGINX, FLOTILLA} for peers in measured["echo"].values())
-    assert set(measured["latency"]) == {DIRECT, NGINX, FLOTILLA}
-    assert all(echo["round_trips"] for echoes in measured["echo"].values() for echo in echoes.values())
-    assert all(idle["pss_kib_before"] > 0 for idle in measured["idle"].values())
-    assert list(scratch.iterdir()) == []
-    assert started_in(tmp_path) == []
+    (each,) = found["rounds"]
+    assert set(each["echo"]) == {"32", "4096"}
+    assert all(set(echoes) == set(BALANCERS) for echoes in each["echo"].values())
+    assert set(each["latency"]) == {DIRECT, NODE, *BALANCERS}
+    assert set(each["rest_us_per_s"]) == set(BALANCERS)
+    assert all(echo["round_trips"] for echoes in each["echo"].values() for echo in echoes.values())
+    assert all(idle["pss_kib_before"] > 0 for idle in each["idle"].values())
+    for echoes in each["echo"].values():
+        assert echoes[HANDOFF]["cpu_us"] < echoes[TUNNEL]["cpu_us"] / 2
 
 
 @pytest.mark.usefixtures("_nginx")
@@ -109,7 +68,7 @@ def test_a_short_run_measures_both_and_leaves_nothing_behind(tmp_path: Path) -> 
 def test_a_run_that_is_stopped_ends_what_it_started(tmp_path: Path, number: signal.Signals, status: int) -> None:
     """Ctrl-C in the middle of a long run: no process, no file, no traceback."""
     with subprocess.Popen(
-        command("--seconds", "600"),
+        command("relay.py", "--seconds", "600"),
         cwd=tmp_path,
         env=environment(tmp_path),
         stdout=subprocess.PIPE,
@@ -117,7 +76,7 @@ def test_a_run_that_is_stopped_ends_what_it_started(tmp_path: Path, number: sign
         text=True,
     ) as process:
         try:
-            asyncio.run(eventually(lambda: [*tmp_path.glob("*/flotilla/config.yaml")], what="all peers have started"))
+            asyncio.run(eventually(lambda: [*tmp_path.glob("*/handoff/config.yaml")], what="all peers have started"))
             process.send_signal(number)
             _, errors = process.communicate(timeout=60)
         finally:
@@ -186,19 +145,22 @@ def test_our_configuration_is_one_that_we_accept() -> None:
 
 
 def measured(**changes: float) -> Round:
+    ours = replace(ECHO, **changes)  # type: ignore[arg-type]
+    lone = {name: [ECHO, replace(ECHO, p50_us=70.0), replace(ECHO, p50_us=90.0)] for name in (NODE, *BALANCERS)}
     return Round(
-        idle={NGINX: IDLE, FLOTILLA: replace(IDLE, pss_kib_per_connection=8.0)},
-        latency={DIRECT: ECHO, NGINX: replace(ECHO, p50_us=70.0), FLOTILLA: replace(ECHO, p50_us=80.0)},
-        echo={32: {NGINX: ECHO, FLOTILLA: replace(ECHO, **changes)}},  # type: ignore[arg-type]
+        rest_us_per_s={NGINX: 0.0, TUNNEL: 50.0, HANDOFF: 50.0},
+        idle={NGINX: IDLE, TUNNEL: replace(IDLE, pss_kib_per_connection=8.0), HANDOFF: IDLE},
+        latency={DIRECT: [ECHO], **lone},
+        echo={32: {NGINX: ECHO, TUNNEL: ours, HANDOFF: replace(ECHO, cpu_us=1.25)}},
     )
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"lost": 3}, "flotilla, 32 B: 3 messages lost, 0 came back changed, 100 round trips"),
-        ({"mismatched": 2}, "flotilla, 32 B: 0 messages lost, 2 came back changed, 100 round trips"),
-        ({"round_trips": 0}, "flotilla, 32 B: 0 messages lost, 0 came back changed, 0 round trips"),
+        ({"lost": 3}, "tunnel, 32 B: 3 messages lost, 0 came back changed, 100 round trips"),
+        ({"mismatched": 2}, "tunnel, 32 B: 0 messages lost, 2 came back changed, 100 round trips"),
+        ({"round_trips": 0}, "tunnel, 32 B: 0 messages lost, 0 came back changed, 0 round trips"),
     ],
 )
 def test_a_loss_is_told_with_where_it_happened(changes: dict[str, float], said: str) -> None:
@@ -226,43 +188,39 @@ def test_losses_are_the_exit_status(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "CPU µs per round trip" in output.out
 
 
+def line_of(rounds: list[Round], name: str) -> list[list[str]]:
+    options = argparse.Namespace(
+        connections=100, sizes=(32,), rounds=len(rounds), seconds=5.0, idle=20, rate=0.0, wsload=None, wsecho=None
+    )
+    lines = relay.report({"commit": "abc"}, options, rounds)
+    return [line[len(name) :].split() for line in lines if line.startswith(f"{name}  ")]
+
+
 def test_the_report_gives_medians_extremes_and_ratios_within_rounds() -> None:
-    """A round in which both are slow does not move the ratio."""
-    slow = {32: {NGINX: replace(ECHO, cpu_us=40.0), FLOTILLA: replace(ECHO, cpu_us=48.0)}}
+    """A round in which all are slow does not move the ratio."""
+    slow = {32: {name: replace(ECHO, cpu_us=cpu_us) for name, cpu_us in zip(BALANCERS, (40.0, 48.0, 5.0), strict=True)}}
     rounds = [measured(cpu_us=12.0), measured(cpu_us=11.0), replace(measured(), echo=slow)]
-    options = argparse.Namespace(
-        connections=100, sizes=(32,), rounds=3, seconds=5.0, idle=20, rate=0.0, wsload=None, wsecho=None
-    )
-    lines = list(relay.report({"commit": "abc"}, options, rounds))
-    (cpu,) = [line for line in lines if line.startswith("  32 B")]
-    assert cpu.split() == [
-        "32",
-        "B",
-        "10.0",
-        "(10.0–40.0)",
-        "12.0",
-        "(11.0–48.0)",
-        "1.20",
-        "(1.10–1.20)",
-        "50",
-        "|",
-        "50",
-    ]
-    (pss,) = [line for line in lines if line.startswith("  PSS  ")]
-    assert pss.split()[1:] == ["16.0", "(16.0–16.0)", "8.0", "(8.0–8.0)", "0.50", "(0.50–0.50)"]
-    (p50,) = [line for line in lines if line.startswith("  p50")]
-    assert p50.split()[1:] == ["70", "(70–70)", "80", "(80–80)", "50", "(50–50)"]
+    cpu, added, per_second = line_of(rounds, "  32 B")
+    assert cpu[:6] == ["10.00", "(10.00–40.00)", "12.00", "(11.00–48.00)", "1.200", "(1.100–1.200)"]
+    assert cpu[6:] == ["1.25", "(1.25–5.00)", "0.125", "(0.125–0.125)"]
+    # At 50 round trips a second, 50 µs a second at rest are one of each.
+    assert added[:6] == ["10.00", "(10.00–40.00)", "11.00", "(10.00–47.00)", "1.100", "(1.000–1.175)"]
+    assert per_second[0] == "50"
+    (pss,) = line_of(rounds, "  PSS")
+    assert pss[:6] == ["16.00", "(16.00–16.00)", "8.00", "(8.00–8.00)", "0.500", "(0.500–0.500)"]
 
 
-def test_a_peer_that_used_less_than_a_clock_tick_has_no_ratio() -> None:
+def test_latency_is_the_median_of_the_slices_and_what_is_added_to_none() -> None:
+    """What a balancer adds is told against the server that it stands in front of."""
+    assert line_of([measured()], "  p50") == [["50", "70", "70", "70", "70"]]
+    assert line_of([measured()], "  p50, added") == [["20", "20", "0"]]
+
+
+def test_a_peer_that_used_nothing_has_no_ratio() -> None:
     """Rather none than one of nothing."""
-    idle = {NGINX: replace(IDLE, pss_kib_per_connection=0.0), FLOTILLA: IDLE}
-    options = argparse.Namespace(
-        connections=1, sizes=(32,), rounds=1, seconds=0.1, idle=20, rate=0.0, wsload=None, wsecho=None
-    )
-    lines = list(relay.report({}, options, [replace(measured(), idle=idle)]))
-    (pss,) = [line for line in lines if line.startswith("  PSS  ")]
-    assert pss.split()[-1] == "-"
+    idle = {name: replace(IDLE, pss_kib_per_connection=0.0) for name in BALANCERS}
+    (pss,) = line_of([replace(measured(), idle=idle)], "  PSS")
+    assert pss == ["0.00", "0.00", "-", "0.00", "-"]
 
 
 def test_nginx_gets_larger_buffers_where_they_are_asked_for() -> None:
