@@ -33,12 +33,14 @@ return 1
 class Registry:
     """The members of the cluster named by `keys`, through the Redis client `link`.
 
-    Every method raises one of `redis_link.REDIS_AWAY` while Redis is away.
+    Every method raises one of `redis_link.REDIS_AWAY` while Redis is away.  An `agreed` secret is kept there with each
+    announcement: a Redis that came back empty would let newcomers agree on another, whose sids nobody else can read.
     """
 
-    def __init__(self, link: redis.Redis, keys: Keys) -> None:
+    def __init__(self, link: redis.Redis, keys: Keys, agreed: bytes = b"") -> None:
         self._link = link
         self._keys = keys
+        self._agreed = agreed
         self._complaints: dict[str, str] = {}
 
     async def announce(self, record: NodeRecord, lease_s: float, *, changed: bool) -> NodeRecord | None:
@@ -52,6 +54,8 @@ class Registry:
             pipe.sadd(self._keys.nodes, record.name)
             if changed:
                 pipe.publish(self._keys.nodes_changed, record.name)
+            if self._agreed:
+                pipe.set(self._keys.secret, self._agreed, nx=True)
             before, *_ = await pipe.execute()
         return self._read(record.name, before)
 

@@ -140,10 +140,12 @@ class Stack:
         self._show()
         notify(READY)
         self._running = Running(self._loaded, roster, self._doors, self._crew, self._supervisor, self._output, tasks)
-        while True:
-            await self._hung_up.wait()
-            self._hung_up.clear()
-            await reload(self._running)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._redis.keep_secret(resolved.secret))
+            while True:
+                await self._hung_up.wait()
+                self._hung_up.clear()
+                await reload(self._running)
 
     def _show(self) -> None:
         facts = Facts(

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 READY_WITHIN_S = 15.0
 WITHDRAW_WITHIN_S = 2.0
+KEEP_SECRET_S = 1.0
 
 
 class Redis:
@@ -61,6 +62,18 @@ class Redis:
                 return (await agree_on_secret(self._config, link)).decode()
         except redis_link.REDIS_AWAY as exc:
             raise StartError(f"no Redis at {redis_link.without_password(self.url)}: {exc}") from None
+
+    async def keep_secret(self, secret: str) -> None:
+        """Put an agreed secret back into a Redis of others that came back without it, until cancelled."""
+        if self._config.secret or self.url == NO_REDIS or self._config.redis == EMBEDDED:
+            return
+        async with redis_link.connection(self.url) as link:
+            while True:
+                await asyncio.sleep(KEEP_SECRET_S)
+                try:
+                    await link.set(Keys(self._config.cluster).secret, secret, nx=True)
+                except redis_link.REDIS_AWAY as exc:
+                    log.debug("secret not kept", extra={"reason": redis_link.reason_of(exc)})
 
     async def sign_off(self, node: str, pid: int) -> None:
         """Take the record of the dead node process `pid` out of the registry: nobody needs to wait for its lease."""

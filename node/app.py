@@ -95,7 +95,7 @@ async def _built(options: NodeOptions, sio: Server, stack: AsyncExitStack) -> _N
         port=port,
         incarnation=secrets.token_hex(8),
     )
-    node = _Node(options, sio, info, link, Door(sio.web, listener))
+    node = _Node(options, sio, info, link, Door(sio.web, listener), agreed=b"" if config.secret else secret)
     if url is not None and not sio.brings_manager:
         node.fanout = Fanout(url, await stack.enter_async_context(connection(url)), node.keys.bus)
     node.bind(tag_of(info.name, secret))
@@ -118,12 +118,20 @@ class _Node:
     fanout: Fanout | None = None
     _adoption: Adoption | None = None
 
-    def __init__(self, options: NodeOptions, sio: Server, info: NodeInfo, link: redis.Redis | None, door: Door) -> None:
+    def __init__(
+        self,
+        options: NodeOptions,
+        sio: Server,
+        info: NodeInfo,
+        link: redis.Redis | None,
+        door: Door,
+        agreed: bytes,
+    ) -> None:
         self._options, self._sio, self._info, self._link, self._door = options, sio, info, link, door
         self._config = options.loaded.config
         nodes = self._config.nodes
         self.keys = Keys(info.cluster)
-        registry = None if link is None else Registry(link, self.keys)
+        registry = None if link is None else Registry(link, self.keys, agreed)
         self._presence = Presence(
             Alone()
             if link is None or registry is None

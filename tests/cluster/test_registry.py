@@ -221,3 +221,24 @@ def test_while_redis_is_away_every_method_says_so(valkey: Valkey) -> None:
                 pytest.fail("subscribed to nobody")
 
     with_registry(valkey, check)
+
+
+def test_an_agreed_secret_is_there_again_with_the_next_heartbeat(valkey: Valkey) -> None:
+    """A Redis that came back empty must not make newcomers agree on another; one that has a secret keeps it."""
+
+    async def main() -> None:
+        async with connection(valkey.url) as link:
+            member = Registry(link, KEYS, b"agreed")
+            await member.announce(record(), 5.0, changed=False)
+            assert await link.get(KEYS.secret) == b"agreed"
+            await link.set(KEYS.secret, b"older")
+            await member.announce(record(), 5.0, changed=False)
+            assert await link.get(KEYS.secret) == b"older"
+            await link.flushall()
+            assert await member.announce(record(), 5.0, changed=True) is None
+            assert await link.get(KEYS.secret) == b"agreed"
+            await link.flushall()
+            await Registry(link, KEYS).announce(record(), 5.0, changed=False)
+            assert await link.get(KEYS.secret) is None, "a configured secret is no business of Redis"
+
+    asyncio.run(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,12 @@ from cluster.member import NodeRecord
 from cluster.redis_link import connection
 from cluster.registry import Registry
 from cluster.rundir import RunDir
+from lb import stack_redis
 from lb.stack_redis import Redis
 from tests.support.children import QUICK, supervising
 from tests.support.ports import free_port
 from tests.support.valkey import Valkey
+from tests.support.waiting import eventually
 
 
 def test_a_server_that_does_not_start_is_one_readable_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +57,40 @@ def test_the_secret_is_one_for_the_cluster(valkey: Valkey) -> None:
         assert len(first) == 64
 
     asyncio.run(main())
+
+
+def test_the_agreed_secret_outlives_a_redis_that_forgot_it(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Else a node that comes later would sign its sids with another one, and no balancer could route them."""
+    monkeypatch.setattr(stack_redis, "KEEP_SECRET_S", 0.05)
+    caplog.set_level(logging.DEBUG, "lb.stack_redis")
+
+    async def main() -> None:
+        kept = Redis(Config(redis=valkey.url))
+        secret = await kept.secret()
+        keeping = asyncio.create_task(kept.keep_secret(secret))
+        await asyncio.sleep(0)
+        valkey.kill()
+        await eventually(lambda: "secret not kept" in caplog.messages)
+        valkey.start()
+
+        async def is_there() -> bool:
+            async with connection(valkey.url) as link:
+                return bool(await link.get(Keys("flotilla").secret) == secret.encode())
+
+        await eventually(is_there)
+        keeping.cancel()
+        await asyncio.wait([keeping])
+        assert keeping.cancelled()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("config", [Config(), Config(redis="none"), Config(redis="redis://h", secret="s")])
+def test_a_secret_that_nobody_agreed_on_there_is_not_put_into_redis(config: Config) -> None:
+    """It returns at once."""
+    asyncio.run(asyncio.wait_for(Redis(config).keep_secret("s"), 5))
 
 
 def test_only_the_process_that_died_is_signed_off(valkey: Valkey) -> None:
