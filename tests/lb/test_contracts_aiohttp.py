@@ -55,6 +55,7 @@ def handler() -> RequestHandler:
 @pytest.mark.parametrize(
     "name",
     [
+        "_buffer_paused",
         "_force_close",
         "_keepalive_handle",
         "_lingering_time",
@@ -122,6 +123,22 @@ def test_a_broken_body_is_told_as_one_more_message_and_not_to_the_body(run: Run)
         assert request_handler._request_count == 2
         assert body.exception() is None
         request_handler.connection_lost(None)
+
+    run(main)
+
+
+def test_a_request_without_a_body_has_the_one_empty_payload(run: Run) -> None:
+    """`EMPTY_PAYLOAD` itself: nothing of what came was read as a body.  lb/upgrade.py hands over only such."""
+
+    async def main() -> None:
+        for more, is_empty in ((b"", True), (b"Content-Length: 0\r\n", True), (b"Content-Length: 1\r\n", False)):
+            request_handler = handler()
+            request_handler.connection_made(Wire())
+            upgrade = b"Connection: upgrade\r\nUpgrade: websocket\r\n"
+            request_handler.data_received(b"GET / HTTP/1.1\r\nHost: h\r\n" + upgrade + more + b"\r\n")
+            assert (request_handler._messages[-1][1] is streams.EMPTY_PAYLOAD) is is_empty
+            assert request_handler._upgraded is is_empty, "what follows is kept aside only then"
+            request_handler.connection_lost(None)
 
     run(main)
 
