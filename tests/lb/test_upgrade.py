@@ -15,11 +15,12 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cluster.tag import new_sid, tag_of
 from lb.exchange import Exchange
 from lb.route import Choice
 from lb.upgrade import Upgrades
 from tests.lb.conftest import Run
-from tests.support.balancer import Balancer, Caller, balancer, upgrade_request
+from tests.support.balancer import SECRET, Balancer, Caller, balancer, upgrade_request
 from tests.support.handing import AdoptingNode, adopting_node, echoes, frame, hands_over, payload_from
 from tests.support.waiting import eventually
 
@@ -245,6 +246,26 @@ def test_a_refused_upgrade_is_answered_by_the_node_and_ends_the_connection(
             assert answered == body
             assert await caller.rest() == b""
             await eventually(lambda: (front.node().handed_over, node.adoption.count) == (0, 0))
+
+    run(main)
+
+
+def test_a_session_is_served_by_its_node_also_when_that_takes_nobody_new(run: Run, tmp_path: Path) -> None:
+    """A sid is known there and nowhere else: a leaving node that refuses the handoff has the client in a tunnel."""
+
+    async def main() -> None:
+        async with (
+            adopting_node(tmp_path, "n0") as leaving,
+            adopting_node(tmp_path, "n1") as other,
+            balancer(leaving.port, other.port) as front,
+        ):
+            hands_over(front, leaving.path, other.path)
+            leaving.adoption.leaving = True
+            for sid, expected in ((new_sid(tag_of("n0", SECRET.encode())), (1, 0)), ("", (1, 1))):
+                caller = await front.connect()
+                caller.send(upgrade_request(f"/echo?sid={sid}" if sid else "/echo"))
+                await opened(caller)
+                assert (front.node("n0").tunnels, other.adoption.count) == expected
 
     run(main)
 

@@ -9,7 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,12 +106,16 @@ def stack_config(nodes: int, **sections: Any) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def running_stack(directory: Path, nodes: int = 3, **sections: Any) -> AsyncIterator[Stack]:
+async def running_stack(
+    directory: Path, nodes: int = 3, node_options: Mapping[str, Any] | None = None, **sections: Any
+) -> AsyncIterator[Stack]:
     """Run a stack until the block ends; wait for all its nodes first.
 
-    `directory` gets its configuration and its log.  Afterwards no process and no file of it may be left.
+    `directory` gets its configuration and its log; `node_options` override the section `nodes`.
+    Afterwards no process and no file of it may be left.
     """
     config = stack_config(nodes, **sections)
+    config["nodes"].update(node_options or {})
     file, log = directory / "config.yaml", directory / "stack.log"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     # Short, because a unix socket's path may have 107 bytes only.
