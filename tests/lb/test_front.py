@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lb import keepalive
 from lb.front import Front
 from tests.lb.conftest import Run
 from tests.support.backends import OK, Conversation, answering, backend, tunnel_echo
@@ -366,6 +367,34 @@ def test_quiet_connections_are_probed_by_tcp_on_both_sides(run: Run) -> None:
                 assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 60
                 assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 15
                 assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 4
+                assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 120_000
+
+    run(main)
+
+
+def test_a_closed_connection_does_not_wait_for_ever_for_a_client_that_takes_nothing(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is there and answers TCP's probes; its place would be taken for as long as it likes."""
+    monkeypatch.setitem(keepalive._OPTIONS, "TCP_USER_TIMEOUT", 1000)
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 30000\r\n\r\n" + bytes(30_000)
+
+    async def main() -> None:
+        async with backend(answering(answer)) as node, balancer(node.port, idle_timeout_s=0.2) as lb:
+            with socket.socket() as deaf:
+                deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                deaf.setblocking(False)
+                await asyncio.get_running_loop().sock_connect(deaf, ("127.0.0.1", lb.port))
+                await eventually(lambda: lb.front._server.connections)
+                (connection,) = lb.front._server.connections
+                transport = connection.transport
+                assert transport is not None
+                transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                deaf.send(GET)
+                await eventually(transport.get_write_buffer_size)
+                await eventually(transport.is_closing)
+                assert lb.front.connections == 1
+                await eventually(lambda: lb.front.connections == 0, within_s=10)
 
     run(main)
 
