@@ -12,10 +12,21 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 
 EMBEDDED = "embedded"
 NO_REDIS = "none"
+AUTO = 0
+MOST_WORKERS = 256
 REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
 
 
@@ -136,9 +147,23 @@ def _checked_path(value: str) -> str:
     return value
 
 
+def _workers(value: object, checked: ValidatorFunctionWrapHandler) -> int:
+    if value == "auto":
+        return AUTO
+    if isinstance(value, str):
+        raise ValueError("is neither a whole number nor auto; allowed: auto, or a whole number, without quotes")
+    return int(checked(value))
+
+
 Seconds = Annotated[float, Field(gt=0, le=366 * 86400, allow_inf_nan=False)]
 SecondsOrOff = Annotated[float, Field(ge=0, le=366 * 86400, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=1024, le=2**40)]
+Workers = Annotated[
+    int,
+    Field(ge=1, le=MOST_WORKERS),
+    WrapValidator(_workers),
+    PlainSerializer(lambda count: count or "auto"),
+]
 Address = Annotated[Endpoint, BeforeValidator(parse_endpoint), PlainSerializer(str)]
 ProbePath = Annotated[str, AfterValidator(_checked_path)]
 
@@ -186,7 +211,8 @@ class Lb(Section):
 
     listen: Address = Endpoint("0.0.0.0", 8080)
     admin: Address = Endpoint("127.0.0.1", 8081)
-    workers: Annotated[int, Field(ge=1, le=256)] = 1
+    workers: Workers = 1
+    """AUTO stands for `auto`: as many as cluster/host.py finds CPUs."""
     handoff: Literal["auto", "never"] = "auto"
     stickiness: Annotated[Stickiness, Field(strict=False)] = Stickiness.COOKIE
     balance: Annotated[Balance, Field(strict=False)] = Balance.LEAST_CONNECTIONS

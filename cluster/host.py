@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import socket
 import uuid
 from functools import cache
@@ -20,6 +21,13 @@ def host_id() -> str:
     machine = next((text for path in ("/etc/machine-id", "/var/lib/dbus/machine-id") if (text := _text(path))), "")
     digest = hashlib.sha256(f"{machine or uuid.getnode()} {socket.gethostname()}".encode()).digest()
     return base64.b32encode(digest).decode()[:6].lower()
+
+
+def usable_cpus() -> int:
+    """Return how many CPUs this process may run on: those that taskset or a container's cpuset leave to it."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def slot_name(port: int, *, private_redis: bool) -> str:

@@ -13,6 +13,7 @@ from cluster.config_file import Loaded, load
 from cluster.errors import StartError, UsageError
 from cluster.redis_link import without_password
 from lb.preflight import app_problem
+from lb.roster import worker_count
 
 
 def check(file: Path | None) -> int:
@@ -33,7 +34,7 @@ def summary(loaded: Loaded) -> Iterator[str]:
         "config": str(loaded.file or "built-in defaults"),
         "listen": str(config.lb.listen),
         "admin": str(config.lb.admin),
-        "workers": str(config.lb.workers),
+        "workers": str(worker_count(config.lb)),
         "redis": without_password(config.redis),
         "nodes": _nodes(config),
         "static": " ".join(config.nodes.static) or "none",

@@ -119,7 +119,7 @@ class Crew:
         log.info("node replaced", extra={"node": spec.name})
 
     def _start_workers(self, roster: Roster, doors: Doors) -> list[Child]:
-        return [self.supervisor.start(roster.worker(index, doors)) for index in range(roster.config.lb.workers)]
+        return [self.supervisor.start(roster.worker(index, doors)) for index in range(roster.worker_count)]
 
 
 async def _settled(children: Iterable[Child], within_s: float) -> None:

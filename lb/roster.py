@@ -17,10 +17,10 @@ from typing import Self
 
 from cluster import logs
 from cluster.child import Spec
-from cluster.config import EMBEDDED, NO_REDIS, Config, Endpoint, Lb
+from cluster.config import AUTO, EMBEDDED, MOST_WORKERS, NO_REDIS, Config, Endpoint, Lb
 from cluster.config_file import written
 from cluster.errors import StartError
-from cluster.host import slot_name
+from cluster.host import slot_name, usable_cpus
 from cluster.listening import listen
 from cluster.rundir import RunDir
 
@@ -87,6 +87,10 @@ class Roster:
         """What children follow to learn the log settings of a reload."""
         return self.run_dir.path / "log.json"
 
+    @property
+    def worker_count(self) -> int:
+        return worker_count(self.config.lb)
+
     def node_name(self, port: int) -> str:
         private = self.config.redis in (EMBEDDED, NO_REDIS) or self.config.redis.startswith("unix:")
         return slot_name(port, private_redis=private)
@@ -125,6 +129,11 @@ class Roster:
         every = {"--config": self.file, "--base": self.base, "--run-dir": self.run_dir.path, **options}
         head = (sys.executable, "-m", module, *([command] if command else []))
         return (*head, *(str(word) for option in every.items() for word in option))
+
+
+def worker_count(lb: Lb) -> int:
+    """Return how many workers `lb` asks for here: `auto` is one for each CPU that we may use."""
+    return min(usable_cpus(), MOST_WORKERS) if lb.workers == AUTO else lb.workers
 
 
 def _endpoint(bound: socket.socket) -> Endpoint:

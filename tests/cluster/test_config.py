@@ -7,7 +7,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from cluster.config import Config, Endpoint
+from cluster.config import AUTO, Config, Endpoint
 
 
 def test_the_cookie_is_called_after_the_cluster_unless_it_has_a_name() -> None:
@@ -48,3 +48,19 @@ def test_what_is_dumped_is_plain_and_reads_back() -> None:
     dumped = json.loads(json.dumps(config.dumped()))
     assert dumped["lb"]["listen"] == "[::1]:1"
     assert Config.model_validate(dumped) == config
+
+
+def test_workers_may_be_left_to_the_machine() -> None:
+    """`auto` stays `auto` on its way to the children; it is resolved where workers are started."""
+    config = Config.model_validate({"lb": {"workers": "auto"}})
+    assert config.lb.workers == AUTO
+    assert config.dumped()["lb"]["workers"] == "auto"
+    assert Config.model_validate(config.dumped()) == config
+    assert Config().dumped()["lb"]["workers"] == 1
+
+
+@pytest.mark.parametrize("workers", ["Auto", "2", "", "many"])
+def test_another_word_for_the_number_of_workers_is_refused(workers: str) -> None:
+    """With what is allowed."""
+    with pytest.raises(ValidationError, match="allowed: auto, or a whole number"):
+        Config.model_validate({"lb": {"workers": workers}})

@@ -323,7 +323,10 @@ class TestEnvironment:
 
     def test_a_wrong_value_from_the_environment_is_told_as_any_other(self) -> None:
         """At the line where it is used."""
-        told = "config.yaml:1: lb.workers: 'many' is not a whole number; allowed: a whole number, without quotes"
+        told = (
+            "config.yaml:1: lb.workers: 'many' is neither a whole number nor auto;"
+            " allowed: auto, or a whole number, without quotes"
+        )
         assert problem("lb: {workers: $}".replace("$", '"${N}"'), N="many") == told
 
     @pytest.mark.parametrize("text", ["$S", "${", "${1X}", "$ {S}", "$"])
