@@ -79,6 +79,7 @@ class Adoption:
         self._loop = asyncio.get_running_loop()
         self._listener: socket.socket | None = None
         self._links: set[_Link] = set()
+        self._refused_for = ""
         self.leaving = False
         self.count = 0
         """Connections that were handed over and are open now."""
@@ -133,12 +134,19 @@ class Adoption:
         if self._listener is listener:
             self._loop.add_reader(listener, self._accept, listener)
 
+    def refused(self, reason: str) -> None:
+        """Log why connections are not taken: once in a row, as a balancer may bring many."""
+        if reason != self._refused_for:
+            log.log(logging.INFO if self.leaving else logging.WARNING, "handoff refused", extra={"reason": reason})
+        self._refused_for = reason
+
     def forget(self, link: _Link) -> None:
         self._links.discard(link)
 
     def adopt(self, given: Handoff, sock: socket.socket, link: _Link) -> None:
         """Serve the connection `sock`, which this takes over."""
         self.count += 1
+        self._refused_for = ""
         self._tasks.create_task(self._adopt(given, sock, link))
 
     async def _adopt(self, given: Handoff, sock: socket.socket, link: _Link) -> None:
@@ -221,7 +229,7 @@ class _Link:
             # The kernel drops a descriptor for which this process has no room (unix(7)).
             reason = "not one connection" if descriptors else "out of descriptors (ulimit -n, LimitNOFILE)"
         if sock is None or reason:
-            log.info("handoff refused", extra={"reason": reason})
+            self._adoption.refused(reason)
             if sock is not None:
                 sock.close()
             self._say(Refused(given.id, reason))
