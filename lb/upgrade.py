@@ -93,6 +93,7 @@ class Upgrades:
             websocket=True,
         )
         cookie = exchange.cookie_for(node.name) if choice.stick else None
-        await self._handoffs.pass_on(node, cast(Downstream, exchange.request.protocol), head, cookie)
+        # Before the node answers: of many who come at once, the next must not go by the same count.
         choice.place(new_connection=True)
+        await self._handoffs.pass_on(node, cast(Downstream, exchange.request.protocol), head, cookie)
         return Sent(keep_alive=False, status=101)

@@ -15,6 +15,7 @@ import uvloop
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cluster.member import NodeRecord
 from cluster.tag import new_sid, tag_of
 from lb.exchange import Exchange
 from lb.route import Choice
@@ -311,3 +312,36 @@ def test_for_any_chunking_the_node_sees_the_same_bytes(
 
     with asyncio.Runner(loop_factory=loop) as runner:  # type: ignore[arg-type]
         runner.run(main())
+
+
+def test_clients_who_come_at_once_are_spread(run: Run, tmp_path: Path) -> None:
+    """Each is counted when it is placed, not when its node has answered, let alone reported."""
+
+    async def main() -> None:
+        async with (
+            adopting_node(tmp_path, "n0") as first,
+            adopting_node(tmp_path, "n1") as second,
+            balancer(first.port, second.port) as front,
+        ):
+            front.pool.our_host = "here"
+            front.pool.seen(
+                [
+                    NodeRecord(
+                        name=f"n{number}",
+                        host="127.0.0.1",
+                        port=node.port,
+                        incarnation="1",
+                        host_id="here",
+                        handoff=node.path,
+                    )
+                    for number, node in enumerate((first, second))
+                ]
+            )
+            callers = [await front.connect() for _ in range(40)]
+            for caller in callers:
+                caller.send(upgrade_request("/echo"))
+            for caller in callers:
+                await opened(caller)
+            assert (first.adoption.count, second.adoption.count) == (20, 20)
+
+    run(main)
