@@ -29,6 +29,7 @@ from tests.support.handing import (
     open_descriptors,
     payload_from,
 )
+from tests.support.nodes import running_node
 from tests.support.waiting import eventually, lastingly
 
 SECOND_NS = 10**9
@@ -441,3 +442,18 @@ def test_a_path_that_is_too_long_is_an_os_error_with_words(run: Run, tmp_path: P
             adoption.close()
 
     run(main)
+
+
+def test_a_node_whose_socket_cannot_be_made_serves_without(tmp_path: Path) -> None:
+    """Its run directory's path is too long: one warning with the reason, no traceback, and it says of itself so."""
+
+    async def main() -> None:
+        directory = tmp_path / ("d" * 100)
+        await asyncio.to_thread(directory.mkdir)
+        async with running_node(tmp_path, "--redis", "none", "--run-dir", str(directory)) as process:
+            assert (await process.healthz())["http"] == 200
+            assert "no handoff socket: balancers tunnel" in process.said()
+            assert "too long" in process.said()
+            assert "Traceback" not in process.said()
+
+    asyncio.run(main())
