@@ -315,6 +315,36 @@ def test_an_answer_that_comes_before_the_upload_is_over_is_passed_on(run: Run) -
     through(run, talk, check)
 
 
+def test_a_node_that_was_sent_half_a_body_is_sent_no_other_request_behind_it(run: Run) -> None:
+    """It would take that for the rest of the body, and anybody's request for anybody else's."""
+
+    async def talk(conversation: Conversation, head: bytes) -> None:
+        await conversation.send(OK)
+
+    async def check(lb: Balancer, node: Backend) -> None:
+        first = await lb.connect()
+        first.send(get("/", "Content-Length: 1000000", method="POST"))
+        assert (await first.answer())[1] == b"ok"
+        assert (await lb.ask(get("/other", "Connection: close"))).startswith(b"HTTP/1.1 200 ")
+        assert len(node.conversations) == 2
+        first.close()
+
+    through(run, talk, check)
+
+
+def test_an_answer_of_our_own_ends_the_connection_of_a_client_that_speaks_http_1_0(run: Run) -> None:
+    """Whatever it asked for: it may take the end of the connection for the end of the answer (RFC 9112 9.3)."""
+
+    async def main() -> None:
+        async with balancer() as lb:
+            head, _, body = (await lb.ask(get("/", "Connection: keep-alive", version="1.0"))).partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 503 ")
+            assert b"Connection: close" in head
+            assert body == b"503 Service Unavailable\n"
+
+    run(main)
+
+
 def test_a_client_that_goes_away_cancels_the_exchange(run: Run) -> None:
     """The node learns it at once and need not work for nobody."""
 
