@@ -276,15 +276,17 @@ def test_the_memory_of_two_thousand_connections_is_the_nodes_alone(tmp_path: Pat
     async def main() -> None:
         async with running_stack(tmp_path, 1, redis="none") as stack:
             process = psutil.Process(await pid_of(stack, "worker-0"))
+            node = psutil.Process(await pid_of(stack, f"n{stack.ports[0]}"))
             async with _many(stack.url, 200):
                 pass
             await eventually(partial(has_handed_over, stack, 0))
-            memory, descriptors = process.memory_info().rss, process.num_fds()
+            memory, descriptors, the_nodes = process.memory_info().rss, process.num_fds(), node.num_fds()
             async with _many(stack.url, 2000):
                 await eventually(partial(has_handed_over, stack, 2000))
                 assert process.num_fds() <= descriptors + 10
                 assert process.memory_info().rss - memory < 2000 * 1024
             await eventually(partial(has_handed_over, stack, 0), what="2,000 ends that came at once")
+            await eventually(lambda: node.num_fds() <= the_nodes + 10, what="the node's descriptors are free again")
             assert re.search(r"Traceback|never retrieved", stack.said()) is None
 
     asyncio.run(main())
