@@ -440,3 +440,19 @@ def test_descriptors_are_given_back_whatever_happens(run: Run, tmp_path: Path) -
             assert node.adoption.count == 1
 
     run(main)
+
+
+def test_a_worker_that_was_stopped_itself_hears_what_was_said_in_time(run: Run, tmp_path: Path) -> None:
+    """Its deadline is over when it goes on, but the answer is there, behind many others: the node has the client."""
+
+    async def main() -> None:
+        async with one_bare_node(tmp_path) as (front, node):
+            (await front.connect()).send(upgrade_request())
+            link = await node.link()
+            given = await link.packet()
+            link.say(*[Closed((10_000 + number,)) for number in range(250)], Taken(given.id))
+            time.sleep(1.5 * (handoff.VALID_S + lb.handoff.ANSWER_MARGIN_S))  # noqa: ASYNC251 (nobody runs meanwhile)
+            await eventually(lambda: front.front.connections == 0)
+            assert count(front) == (1, 1, 1)
+
+    run(main)
