@@ -10,12 +10,17 @@ from dataclasses import dataclass, field
 from cluster.child import Child, ChildState, Spec
 from cluster.errors import FlotillaError, StartError, UsageError
 from cluster.supervisor import Supervisor
+from lb.reports import READY_NODES
 from lb.roster import Doors, Roster
 
 log = logging.getLogger(__name__)
 
 READY_WITHIN_S = 30.0
 """How long a start-up or a reload waits for children to serve before it says that they do not."""
+
+SEEN_LOOKS = 100
+LOOK_AGAIN_S = 0.05
+"""A replaced node may take 5 s until all workers have seen it."""
 
 _SETTLED = (ChildState.READY, ChildState.GIVEN_UP, ChildState.STOPPED)
 
@@ -116,7 +121,27 @@ class Crew:
         await self.supervisor.stop(self.nodes[port])
         self.nodes[port] = self.supervisor.start(spec)
         await _all_ready([self.nodes[port]])
+        await self._seen_by_workers(self.nodes[port])
         log.info("node replaced", extra={"node": spec.name})
+
+    async def _seen_by_workers(self, node: Child) -> None:
+        """Wait until every worker sends clients to `node`: until then the next one must not go.
+
+        A worker that does not say so in time is not waited for: it may not be able to write its report.
+        """
+        for _ in range(SEEN_LOOKS):
+            if all(self._is_seen(node, worker) for worker in self.workers):
+                return
+            # Reports are files: nobody tells us that one was replaced.
+            await asyncio.sleep(LOOK_AGAIN_S)
+        log.warning("node not seen by all workers", extra={"node": node.name})
+
+    def _is_seen(self, node: Child, worker: Child) -> bool:
+        if worker.state is not ChildState.READY:
+            return True  # It gets its picture before it accepts anybody.
+        report = self.supervisor.run_dir.report(f"{worker.name}-{worker.pid}") or {}
+        ready = report.get(READY_NODES, {})
+        return node.name in ready and ready[node.name] in (node.pid, None)
 
     def _start_workers(self, roster: Roster, doors: Doors) -> list[Child]:
         return [self.supervisor.start(roster.worker(index, doors)) for index in range(roster.worker_count)]

@@ -19,11 +19,17 @@ import psutil
 from cluster.rundir import WORKER, RunDir
 from cluster.usage import Usage
 from lb.metrics import Metrics, Totals
-from lb.pool import Pool
+from lb.pool import Node, Pool
 
 log = logging.getLogger(__name__)
 
 PUBLISH_S = 1.0
+CHANGES_GAP_S = 0.05
+"""Nodes that change together cost one report."""
+
+READY_NODES = "ready_nodes"
+"""Key of a report: the nodes that the worker sends new clients to, each with its pid, or null if it does not say."""
+
 STALE_S = 10.0
 """A worker that has not reported for so long is not counted as alive: it hangs, or its pid is another process's now."""
 
@@ -66,6 +72,7 @@ class Reports:
         self._index = index
         self._loop_lag_s = 0.0
         self._unwritten = False
+        self._changed = asyncio.Event()
 
     @property
     def name(self) -> str:
@@ -73,22 +80,39 @@ class Reports:
         return f"{WORKER}{self._index}-{os.getpid()}"
 
     async def run(self) -> None:
-        """Report each second, and once more at the end.  Never returns."""
-        loop = asyncio.get_running_loop()
+        """Report each second, soon after a node changed, and once more at the end.  Never returns."""
         self._take_over()
+        self._pool.watchers.append(self._on_change)
         try:
             while True:
                 self.publish()
-                due = loop.time() + PUBLISH_S
-                await asyncio.sleep(PUBLISH_S)
-                self._loop_lag_s = max(0.0, loop.time() - due)
+                await asyncio.sleep(CHANGES_GAP_S)
+                await self._changed_or_due()
         finally:
+            self._pool.watchers.remove(self._on_change)
             self.publish()
+
+    def _on_change(self, _: Node) -> None:
+        self._changed.set()
+
+    async def _changed_or_due(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + PUBLISH_S - CHANGES_GAP_S
+        try:
+            async with asyncio.timeout_at(due):
+                await self._changed.wait()
+        except TimeoutError:
+            self._loop_lag_s = max(0.0, loop.time() - due)
+        self._changed.clear()
 
     def publish(self) -> None:
         """Write this worker's report now."""
         self._metrics.settle(self._pool, time.monotonic())
-        report = {"worker": asdict(self.worker()), "totals": self._metrics.totals.to_dict()}
+        report = {
+            "worker": asdict(self.worker()),
+            "totals": self._metrics.totals.to_dict(),
+            READY_NODES: {node.name: _pid_of(node) for node in self._pool if node.takes_new},
+        }
         try:
             self._run_dir.publish(self.name, report)
         except OSError as exc:
@@ -146,6 +170,10 @@ class Reports:
             _close_tunnels(totals)
             self._metrics.totals += totals
             self._run_dir.forget(name)
+
+
+def _pid_of(node: Node) -> int | None:
+    return None if node.record is None else node.record.pid
 
 
 def _close_tunnels(totals: Totals) -> None:

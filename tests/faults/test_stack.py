@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.e2e.test_classic import everyone_hears, heard, joined, port_of
 from tests.support.clients import UPGRADE, WEBSOCKET, Client, python_crowd
@@ -152,6 +155,28 @@ def test_a_killed_balancer_worker_refuses_nobody(tmp_path: Path, handoff: str, c
             assert (await first.call("register", {"username": "first"}))["ok"]
             await everyone_hears(second, [first, second], "after the crash")
             assert first.heard.connects == connects
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_rolling_two_nodes_costs_no_request(tmp_path: Path, workers: int) -> None:
+    """The second node goes only when every worker sends clients to the first one's successor."""
+
+    async def main() -> None:
+        async with running_stack(tmp_path, nodes=2, lb={"workers": workers}) as stack:
+            host, port = "127.0.0.1", int(stack.url.rpartition(":")[2])
+            answers: Counter[bytes] = Counter()
+
+            async def rolled() -> bool:
+                answers[await _status_of_page(host, port)] += 1
+                return stack.said().count("node replaced") == 2
+
+            changed = {**stack.config, "nodes": {**stack.config["nodes"], "ping_interval_s": 11}}
+            (tmp_path / "config.yaml").write_text(yaml.safe_dump(changed), encoding="utf-8")
+            stack.process.send_signal(signal.SIGHUP)
+            await eventually(rolled, within_s=30, what="both nodes are replaced")
+            assert set(answers) == {b"HTTP/1.1 200 OK"}, answers
 
     asyncio.run(main())
 
