@@ -147,6 +147,12 @@ def _checked_path(value: str) -> str:
     return value
 
 
+def _checked_host(value: str) -> str:
+    if re.search(r"[\s/@\[\]?#]", value):
+        raise ValueError("must be a host name or an IP address alone: no scheme, no port, no brackets")
+    return value
+
+
 def _workers(value: object, checked: ValidatorFunctionWrapHandler) -> int:
     if value == "auto":
         return AUTO
@@ -155,7 +161,8 @@ def _workers(value: object, checked: ValidatorFunctionWrapHandler) -> int:
     return int(checked(value))
 
 
-Seconds = Annotated[float, Field(gt=0, le=366 * 86400, allow_inf_nan=False)]
+# Nothing here is meant in microseconds; and YAML 1.1 reads 1e-05, as a small number is written, as text.
+Seconds = Annotated[float, Field(ge=0.001, le=366 * 86400, allow_inf_nan=False)]
 SecondsOrOff = Annotated[float, Field(ge=0, le=366 * 86400, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=1024, le=2**40)]
 Workers = Annotated[
@@ -233,8 +240,8 @@ class Nodes(Section):
 
     local: Annotated[int, Field(ge=0, le=1024)] = 3
     first_port: Annotated[int, Field(ge=1, le=65535)] = 3000
-    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    advertise: str = ""
+    host: Annotated[str, Field(min_length=1), AfterValidator(_checked_host)] = "127.0.0.1"
+    advertise: Annotated[str, AfterValidator(_checked_host)] = ""
     app: Annotated[str, AfterValidator(_checked_app)] = "node.chat:sio"
     static: tuple[Annotated[str, AfterValidator(_checked_node_url)], ...] = Field(default=(), strict=False)
     discover: bool = True

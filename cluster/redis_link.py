@@ -13,7 +13,7 @@ from urllib.parse import unquote
 import redis.asyncio as redis
 from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
@@ -71,7 +71,11 @@ async def check(url: str) -> None:
 
 def reason_of(exc: BaseException) -> str:
     """Return why Redis is away, for a log line: some errors of the library have no text, others a full stop."""
-    return str(exc).rstrip(".") or type(exc).__name__
+    text = str(exc)
+    if isinstance(exc, MasterNotFoundError):
+        # Behind the colon the library prints its client objects, one for each sentinel that it asked.
+        text = text.partition(" : ")[0] + ": no sentinel that was asked names one"
+    return text.rstrip(".") or type(exc).__name__
 
 
 def without_password(url: str) -> str:

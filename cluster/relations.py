@@ -64,8 +64,14 @@ def _cross_site_cookie_is_secure(config: Config) -> Iterator[Problem]:
         )
 
 
-def _nodes_can_hear_each_other(config: Config) -> Iterator[Problem]:
+def _there_are_nodes_that_hear_each_other(config: Config) -> Iterator[Problem]:
+    nodes = config.nodes
     if config.redis != NO_REDIS:
+        if not nodes.local and not nodes.static and not nodes.discover:
+            yield Problem(
+                ("nodes", "discover"),
+                "false, nodes.local: 0 and no nodes.static leave nothing to balance; allowed: true, or one of the two",
+            )
         return
     if config.nodes.local > 1:
         yield Problem(
@@ -107,7 +113,7 @@ _RULES: dict[Callable[[Config], Iterator[Problem]], tuple[str, ...]] = {
         "nodes.ping_timeout_s",
     ),
     _cross_site_cookie_is_secure: ("lb.cookie.same_site", "lb.cookie.secure"),
-    _nodes_can_hear_each_other: ("redis", "nodes.local", "nodes.static"),
+    _there_are_nodes_that_hear_each_other: ("redis", "nodes.local", "nodes.static", "nodes.discover"),
     _ports_do_not_collide: ("nodes.first_port", "nodes.local", "lb.listen", "lb.admin"),
 }
 """Each rule, with the keys that it looks at."""

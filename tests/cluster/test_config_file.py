@@ -92,7 +92,13 @@ def test_ten_and_more_mistakes_in_one_file_are_all_told_at_once() -> None:
         ("lb:\n  drain_s: soon", "2: lb.drain_s: 'soon' is not a number; allowed: a number, without quotes"),
         ("lb:\n  drain_s: .nan", "2: lb.drain_s: nan is not a number; allowed: a number, without quotes"),
         ("lb:\n  drain_s: -1", "2: lb.drain_s: -1 is too small; allowed: 0 or more"),
-        ("lb:\n  head_timeout_s: 0", "2: lb.head_timeout_s: 0 is too small; allowed: more than 0"),
+        ("lb:\n  head_timeout_s: 0", "2: lb.head_timeout_s: 0 is too small; allowed: 0.001 or more"),
+        ("nodes:\n  heartbeat_s: 0.00001", "2: nodes.heartbeat_s: 1e-05 is too small; allowed: 0.001 or more"),
+        (
+            "nodes:\n  advertise: http://10.0.0.7",
+            "2: nodes.advertise: 'http://10.0.0.7' must be a host name or an IP address alone: no scheme, no port,"
+            " no brackets",
+        ),
         ("lb:\n  drain_s: 1e9", "2: lb.drain_s: '1e9' is not a number; allowed: a number, without quotes"),
         (
             "lb:\n  idle_timeout_s: 1.0e+9",

@@ -105,3 +105,12 @@ def test_rules_about_what_could_not_be_read_are_left_out(
     """The key itself, something in it, or the section around it."""
     config = Config.model_validate({"redis": "none", "nodes": {"lease_s": 1.0}})
     assert {".".join(map(str, problem.path)) for problem in relations(config, unread)} == left
+
+
+def test_there_is_something_to_balance() -> None:
+    """Nodes of our own, nodes that are named, or nodes that announce themselves: one of them at least."""
+    nothing = {"local": 0, "discover": False}
+    assert set(told(redis="redis://localhost", nodes=nothing)) == {"nodes.discover"}
+    assert set(told(redis="none", nodes={"local": 0})) == {"nodes.static"}
+    for nodes in ({"discover": True}, {"local": 1}, {"static": ["http://10.0.0.5:3000"]}):
+        assert told(redis="redis://localhost", nodes=nothing | nodes) == {}
