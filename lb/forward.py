@@ -17,7 +17,7 @@ from aiohttp import ClientPayloadError
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 
-from cluster.config import Lb
+from cluster.config import Endpoint, Lb
 from lb.errors import BalancerError, NodeFailed, NodeTooSlow, NoNodeAvailable, NotForwarded, NotReached
 from lb.exchange import Exchange, Sent
 from lb.headers import answer_head, framing, request_head, tokens
@@ -157,7 +157,7 @@ class Forwarder:
             exchange.request.raw_path,
             exchange.headers,
             exchange.via,
-            host="{}:{}".format(*link.address),
+            host=str(Endpoint(*link.address)),
             chunked=chunked,
             websocket=websocket,
         )
