@@ -285,6 +285,11 @@ class Config(Section):
         return self.lb.cookie.name or f"{self.cluster}_node"
 
     @property
+    def has_private_redis(self) -> bool:
+        """Whether no other host can share this Redis: there is none, or it is behind a unix socket, as the embedded."""
+        return self.redis in (EMBEDDED, NO_REDIS) or self.redis.startswith("unix:")
+
+    @property
     def local_ports(self) -> range:
         return range(self.nodes.first_port, self.nodes.first_port + self.nodes.local)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from cluster.config import EMBEDDED, NO_REDIS, Config
+from cluster.config import Config
 from cluster.handoff import socket_path
 from cluster.host import host_id, reached_at, slot_name
 from cluster.member import NodeRecord, State
@@ -24,10 +24,8 @@ def add_configured(pool: Pool, config: Config, run_dir: Path | None = None) -> N
     `run_dir` is where the local ones have their handoff sockets, None if nothing is handed to them.
     """
     nodes = config.nodes
-    # A Redis behind a unix socket is this host's own as well (the embedded one is handed to us so).
-    private_redis = config.redis in (EMBEDDED, NO_REDIS) or config.redis.startswith("unix:")
     for port in config.local_ports:
-        node = pool.add_static(reached_at(nodes.host), port, slot_name(port, private_redis=private_redis))
+        node = pool.add_static(reached_at(nodes.host), port, slot_name(port, private_redis=config.has_private_redis))
         if run_dir is not None:
             node.handoff = str(socket_path(run_dir, node.name))
     for url in nodes.static:

@@ -17,7 +17,7 @@ from typing import Self
 
 from cluster import logs
 from cluster.child import Spec
-from cluster.config import AUTO, EMBEDDED, MOST_WORKERS, NO_REDIS, Config, Endpoint, Lb
+from cluster.config import AUTO, MOST_WORKERS, Config, Endpoint, Lb
 from cluster.config_file import written
 from cluster.errors import StartError
 from cluster.host import slot_name, usable_cpus
@@ -92,8 +92,7 @@ class Roster:
         return worker_count(self.config.lb)
 
     def node_name(self, port: int) -> str:
-        private = self.config.redis in (EMBEDDED, NO_REDIS) or self.config.redis.startswith("unix:")
-        return slot_name(port, private_redis=private)
+        return slot_name(port, private_redis=self.config.has_private_redis)
 
     def worker(self, index: int, doors: Doors) -> Spec:
         """Return how to run the balancer worker `index`, which accepts at `doors`."""

@@ -89,7 +89,7 @@ async def _built(options: NodeOptions, sio: Server, stack: AsyncExitStack) -> _N
         link = await stack.enter_async_context(connection(url))
     secret = await _secret(config, link)
     info = NodeInfo(
-        name=options.name or slot_name(port, private_redis=url is None or url.startswith("unix:")),
+        name=options.name or slot_name(port, private_redis=config.has_private_redis),
         cluster=config.cluster,
         host=options.advertise or advertised_host(options.host, url),
         port=port,
