@@ -6,9 +6,10 @@ import base64
 import hashlib
 from dataclasses import dataclass
 
-BINARY, CLOSE, PING, PONG = 0x2, 0x8, 0x9, 0xA
+TEXT, BINARY, CLOSE, PING, PONG = 0x1, 0x2, 0x8, 0x9, 0xA
+FIN = 0x80
 
-_FIN, _MASKED = 0x80, 0x80
+_MASKED = 0x80
 _NO_MASK = bytes(4)
 
 
@@ -36,27 +37,35 @@ def client_frame(payload: bytes) -> bytes:
     Its masking key is zero, which leaves the payload as it is: masking costs neither end anything, and no balancer that
     tunnels bytes can tell the difference.
     """
-    return _head(_FIN | BINARY, len(payload), _MASKED) + _NO_MASK + payload
+    return masked_frame(FIN | BINARY, payload, _NO_MASK)
+
+
+def masked_frame(first: int, payload: bytes, key: bytes) -> bytes:
+    """Return a client's frame with this first byte, masked with these four bytes."""
+    return _head(first, len(payload), _MASKED) + key + _masked(payload, key)
 
 
 def echoed(payload: bytes) -> bytes:
     """Return what an echo server answers to `client_frame(payload)`."""
-    return server_frame(_FIN | BINARY, payload)
+    return server_frame(FIN | BINARY, payload)
 
 
 def read_frame(data: bytes | bytearray, start: int = 0) -> Frame | None:
-    """Return the client's frame that begins at `start`, or None if it is not whole yet."""
+    """Return the frame that begins at `start`, a client's or a server's, or None if it is not whole yet."""
     if len(data) < start + 2:
         return None
+    key_width = 4 if data[start + 1] & _MASKED else 0
     length, at = data[start + 1] & 0x7F, start + 2
     for marker, width in ((126, 2), (127, 8)):
         if length == marker:
             length, at = int.from_bytes(data[at : at + width], "big"), at + width
             break
-    end = at + 4 + length
+    payload_at = at + key_width
+    end = payload_at + length
     if len(data) < end:
         return None
-    return Frame(data[start], _unmasked(bytes(data[at + 4 : end]), bytes(data[at : at + 4])), end - start)
+    key = bytes(data[at:payload_at]) or _NO_MASK
+    return Frame(data[start], _masked(bytes(data[payload_at:end]), key), end - start)
 
 
 def accept_key(key: str) -> str:
@@ -73,7 +82,8 @@ def _head(first: int, length: int, masked: int) -> bytes:
     return bytes((first, masked | 127)) + length.to_bytes(8, "big")
 
 
-def _unmasked(payload: bytes, key: bytes) -> bytes:
+def _masked(payload: bytes, key: bytes) -> bytes:
+    # RFC 6455 5.3: masking and unmasking are the same.
     if key == _NO_MASK:
         return payload
     # One big number for the whole payload: what `for` does byte by byte, XOR of integers does in C.

@@ -6,7 +6,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.frames import BINARY, accept_key, client_frame, echoed, read_frame, server_frame
+from benchmarks.frames import (
+    BINARY,
+    FIN,
+    TEXT,
+    accept_key,
+    client_frame,
+    echoed,
+    masked_frame,
+    read_frame,
+    server_frame,
+)
 
 
 def test_the_accept_key_is_the_one_of_the_rfc() -> None:
@@ -45,6 +55,26 @@ def test_any_mask_is_undone(payload: bytes, key: bytes) -> None:
     frame = read_frame(head + key + masked)
     assert frame is not None
     assert frame.payload == payload
+
+
+@given(payload=st.binary(max_size=70_000), key=st.binary(min_size=4, max_size=4))
+def test_a_masked_frame_reads_as_what_was_sent(payload: bytes, key: bytes) -> None:
+    """And on the wire it is masked."""
+    data = masked_frame(FIN | TEXT, payload, key)
+    frame = read_frame(data)
+    assert frame is not None
+    assert (frame.first, frame.payload, frame.size) == (FIN | TEXT, payload, len(data))
+    assert data[len(data) - len(payload) :] == bytes(byte ^ key[index % 4] for index, byte in enumerate(payload))
+
+
+@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536])
+def test_a_servers_frame_is_read_as_well(size: int) -> None:
+    """It has no mask, RFC 6455 5.1."""
+    data = server_frame(FIN | TEXT, b"x" * size)
+    frame = read_frame(data + b"behind")
+    assert frame is not None
+    assert (frame.first, frame.payload, frame.size) == (FIN | TEXT, b"x" * size, len(data))
+    assert all(read_frame(data[:cut]) is None for cut in range(min(len(data), 12)))
 
 
 @given(st.integers(min_value=0, max_value=70_000), st.data())
