@@ -31,10 +31,10 @@ class Generator:
         common = ["--warmup", str(self.warmup_s), "--rate", str(self.rate)]
         if self.wsload is None:
             command = _ours("echo", peer, connections, "--size", size, "--seconds", seconds)
-            return EchoResult(**_json(command + common, seconds + self.warmup_s))
+            return EchoResult(**found_by(command + common, seconds + self.warmup_s))
         command = _wsload(self.wsload, "echo", peer, connections)
         command += ["--binary", "--size", str(size), "--time", str(seconds)]
-        found = _json(command + common, seconds + self.warmup_s)
+        found = found_by(command + common, seconds + self.warmup_s)
         return EchoResult(
             round_trips=round(found["messages_per_s"] * found["seconds"]),
             seconds=found["seconds"],
@@ -50,8 +50,8 @@ class Generator:
         """Open silent connections to `peer` and read its memory."""
         extra_s = connections / LEAST_PER_S
         if self.wsload is None:
-            return IdleResult(**_json(_ours("idle", peer, connections), extra_s))
-        found = _json([*_wsload(self.wsload, "connect", peer, connections), "--hold", "1"], extra_s)
+            return IdleResult(**found_by(_ours("idle", peer, connections), extra_s))
+        found = found_by([*_wsload(self.wsload, "connect", peer, connections), "--hold", "1"], extra_s)
         each = {key: _balancers(found, peer, f"{key}_kib_per_conn") for key in ("pss", "rss")}
         before = {key: _balancers(found, peer, f"{key}_kib") - each[key] * found["opened"] for key in each}
         return IdleResult(
@@ -68,9 +68,9 @@ class Generator:
         """Open and close WebSockets through `peer` and read its CPU time and its node's."""
         extra_s = handshakes / LEAST_PER_S
         if self.wsload is None:
-            return HandshakeResult(**_json(_ours("handshakes", peer, at_once, "--handshakes", handshakes), extra_s))
+            return HandshakeResult(**found_by(_ours("handshakes", peer, at_once, "--handshakes", handshakes), extra_s))
         command = [*_wsload(self.wsload, "connect", peer, handshakes), "--churn", "--concurrency", str(at_once)]
-        found = _json(command, extra_s)
+        found = found_by(command, extra_s)
         return HandshakeResult(
             handshakes=found["opened"],
             failed=found["failed"] + found["dropped"],
@@ -107,7 +107,8 @@ def _wsload(program: str, mode: str, peer: Peer, connections: int) -> list[str]:
     return [program, mode, url, "--conns", str(connections), *pids, "--json"]
 
 
-def _json(command: list[str], seconds: float) -> dict[str, Any]:
+def found_by(command: list[str], seconds: float) -> dict[str, Any]:
+    """Run a load generator, which takes `seconds` and some more, and return its JSON.  Raises BenchmarkError."""
     try:
         done = subprocess.run(
             command,

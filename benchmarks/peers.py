@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,8 +51,15 @@ def echo_backend(directory: Path, wsecho: str | None) -> Iterator[Peer]:
 
 
 @contextmanager
-def nginx(directory: Path, program: str, backend: Peer, connections: int, buffer_kib: int = 0) -> Iterator[Peer]:
-    """Run nginx as its manual configures it for WebSockets, in front of `backend`.
+def nginx(
+    directory: Path,
+    program: str,
+    backend: Peer,
+    connections: int,
+    buffer_kib: int = 0,
+    more_backends: Sequence[Peer] = (),
+) -> Iterator[Peer]:
+    """Run nginx as its manual configures it for WebSockets, in front of `backend`; of several by `ip_hash`.
 
     `buffer_kib` is the size of the buffers through which it passes bytes, two a connection; 0: its default, a page.
     """
@@ -60,7 +67,8 @@ def nginx(directory: Path, program: str, backend: Peer, connections: int, buffer
     prefix = directory / "nginx"
     prefix.mkdir()
     config = prefix / "nginx.conf"
-    config.write_text(nginx_config(port, backend.port, connections, buffer_kib), encoding="utf-8")
+    more_ports = [each.port for each in more_backends]
+    config.write_text(nginx_config(port, backend.port, connections, buffer_kib, more_ports), encoding="utf-8")
     # `-e`: before it has read its configuration nginx would write to its built-in log, which may be another's.
     command = [program, "-p", str(prefix), "-e", str(prefix / "error.log"), "-c", str(config)]
     with running("nginx", command, port, prefix) as peer:
@@ -68,8 +76,12 @@ def nginx(directory: Path, program: str, backend: Peer, connections: int, buffer
     shutil.rmtree(prefix)
 
 
-def nginx_config(port: int, backend_port: int, connections: int, buffer_kib: int) -> str:
+def nginx_config(
+    port: int, backend_port: int, connections: int, buffer_kib: int, more_ports: Sequence[int] = ()
+) -> str:
     """Return an nginx configuration: one worker, no logs, no buffering, quiet WebSockets live."""
+    servers = "".join(f"server 127.0.0.1:{each}; " for each in (backend_port, *more_ports))
+    choice = "ip_hash; " if more_ports else ""
     # Each tunnel takes two connections, and nginx closes idle ones when less than a sixteenth of its table is free.
     buffers = f"proxy_buffer_size {buffer_kib}k; proxy_buffers 8 {buffer_kib}k;" if buffer_kib else ""
     return f"""\
@@ -86,7 +98,7 @@ http {{
     uwsgi_temp_path uwsgi;
     scgi_temp_path scgi;
     map $http_upgrade $connection_upgrade {{ default upgrade; "" ""; }}
-    upstream backend {{ server 127.0.0.1:{backend_port}; keepalive 32; }}
+    upstream backend {{ {choice}{servers}keepalive 32; }}
     server {{
         listen 127.0.0.1:{port} backlog=4096;
         location / {{
@@ -166,13 +178,22 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def running(name: str, command: Sequence[str], port: int, directory: Path) -> Iterator[Peer]:
-    """Run `command` until the block ends.  Raises BenchmarkError unless it answers on `port` in time."""
+def running(
+    name: str,
+    command: Sequence[str],
+    port: int,
+    directory: Path,
+    answers: Callable[[], bool] | None = None,
+) -> Iterator[Peer]:
+    """Run `command` until the block ends.  Raises BenchmarkError unless it answers on `port` in time.
+
+    `answers` asks it otherwise than by HTTP.
+    """
     output = directory / f"{name}.output"
     with output.open("wb") as sink, ExitStack() as stack:
         with undisturbed():
             process = stack.enter_context(_ended(_start(command, sink.fileno(), directory)))
-        _await_answer(name, process, port, output)
+        _await_answer(name, process, port, answers, output)
         yield Peer(name, port, process.pid)
 
 
@@ -207,15 +228,18 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
                 process.wait()
 
 
-def _await_answer(name: str, process: subprocess.Popen[bytes], port: int, output: Path) -> None:
+def _await_answer(
+    name: str, process: subprocess.Popen[bytes], port: int, answers: Callable[[], bool] | None, output: Path
+) -> None:
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline:
         if (status := process.poll()) is not None:
             raise BenchmarkError(f"{name} ended with status {status}:\n{_last_lines(output)}")
-        if _answers(port):
+        if answers() if answers else _answers(port):
             return
         time.sleep(POLL_S)
-    raise BenchmarkError(f"{name} does not answer with 200 after {START_S:g} s:\n{_last_lines(output)}")
+    wanted = "" if answers else " with 200"
+    raise BenchmarkError(f"{name} does not answer{wanted} after {START_S:g} s:\n{_last_lines(output)}")
 
 
 def _answers(port: int) -> bool:

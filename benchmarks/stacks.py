@@ -66,8 +66,12 @@ class Stack:
 
     def node(self) -> dict[str, Any]:
         """Return what `/api/nodes` says of the only node."""
-        (node,) = self._ask("/api/nodes")["nodes"]
-        return dict(node)
+        (node,) = self.nodes()
+        return node
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return what `/api/nodes` says of each."""
+        return [dict(node) for node in self._ask("/api/nodes")["nodes"]]
 
     def still_counted(self, within_s: float = SETTLE_S) -> int:
         """Return how many connections the balancer counts when it should count none, `within_s` after the last."""
@@ -76,7 +80,7 @@ class Stack:
             return True if not self.node()["connections"] else None
 
         try:
-            _until(none_left, within_s, "connections are counted")
+            until(none_left, within_s, "connections are counted")
         except BenchmarkError:
             return int(self.node()["connections"])
         return 0
@@ -88,7 +92,7 @@ class Stack:
             worker = self.worker()
             return worker if worker.state == "ready" and worker.pid not in (None, before) else None
 
-        return _until(serving, within_s, "no worker serves again")
+        return until(serving, within_s, "no worker serves again")
 
     def _ask(self, path: str) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=START_S)
@@ -112,7 +116,7 @@ def stack(directory: Path, path: str) -> Iterator[Stack]:
     config.write_text(stack_config(port, admin_port, node_port, path), encoding="utf-8")
     with running(path, [sys.executable, "-m", "lb", "--config", str(config)], port, base) as peer:
         answering = Stack(peer, admin_port, node_port)
-        found = _until(lambda: _ready_node(answering), START_S, "the node is not ready")
+        found = until(lambda: _ready_node(answering), START_S, "the node is not ready")
         if found["path"] != path:
             raise BenchmarkError(f"WebSockets reach the node by {found['path']}, not by {path}")
         if found["pid"] not in family(peer.pid):
@@ -177,7 +181,7 @@ def _ready_node(asked: Stack) -> dict[str, Any] | None:
     return node if node["state"] == "ready" and node["pid"] else None
 
 
-def _until(question: Callable[[], T | None], within_s: float, otherwise: str) -> T:
+def until(question: Callable[[], T | None], within_s: float, otherwise: str) -> T:
     """Ask until there is an answer, and return it.  Raises BenchmarkError at the deadline."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:

@@ -1,0 +1,1 @@
+"""Load, servers and figures of the Socket.IO benchmarks."""

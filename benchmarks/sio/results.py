@@ -1,0 +1,122 @@
+"""What the Socket.IO load generator finds out, as values.  CPU time is the server's, per unit of work.
+
+`faults` says, a line each, what must not have happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+
+class Result(Protocol):
+    """What came of one question to one server."""
+
+    @property
+    def faults(self) -> Iterator[str]: ...
+
+
+@dataclass(frozen=True)
+class Echoed:
+    """Events and their acknowledgements over a measuring window."""
+
+    round_trips: int
+    seconds: float
+    lost: int
+    changed: int
+    dropped: int
+    cpu_us: float
+    p50_us: float
+    p99_us: float
+    generator_cpu_percent: float
+
+    @property
+    def per_second(self) -> float:
+        return self.round_trips / self.seconds
+
+    @property
+    def faults(self) -> Iterator[str]:
+        if self.lost or self.changed or self.dropped or not self.round_trips:
+            yield (
+                f"{self.round_trips} events acknowledged, {self.lost} not, {self.changed} with something else,"
+                f" {self.dropped} clients dropped"
+            )
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """Broadcasts, from before the first was sent until after the last had arrived."""
+
+    deliveries: int
+    lost: int
+    """Of these, and of those before the window."""
+    duplicated: int
+    reordered: int
+    changed: int
+    dropped: int
+    seconds: float
+    late: bool
+    """The server could not keep up with the rate: its latency is that of a queue."""
+    cpu_us: dict[str, float]
+    """By the name under which the processes were given."""
+    p50_us: float
+    p99_us: float
+    servers: dict[str, int]
+    """How many clients each has, by its name."""
+    generator_cpu_percent: float
+
+    @property
+    def all_cpu_us(self) -> float:
+        return sum(self.cpu_us.values())
+
+    @property
+    def faults(self) -> Iterator[str]:
+        if self.lost or self.duplicated or self.changed or self.dropped or not self.deliveries:
+            yield (
+                f"{self.deliveries} messages delivered, {self.lost} lost, {self.duplicated} came twice, {self.changed}"
+                f" unknown ones came, {self.dropped} clients dropped"
+            )
+        # Nobody promises an order between messages that were sent through different servers.
+        if self.reordered and len(self.servers) == 1:
+            yield f"{self.reordered} messages out of order"
+
+
+@dataclass(frozen=True)
+class Idle:
+    """Memory of the server before, and with all clients connected and silent."""
+
+    connections: int
+    dropped: int
+    pss_kib_before: int
+    rss_kib_before: int
+    pss_kib_per_connection: float
+    rss_kib_per_connection: float
+
+    @property
+    def faults(self) -> Iterator[str]:
+        if self.dropped:
+            yield f"{self.dropped} of {self.connections} idle clients dropped"
+
+
+@dataclass(frozen=True)
+class Connected:
+    """Clients that came, were connected, and went."""
+
+    connects: int
+    failed: int
+    seconds: float
+    cpu_us: float
+    p50_us: float
+    """From the TCP connect to Socket.IO's connect packet."""
+    p99_us: float
+    generator_cpu_percent: float
+
+    @property
+    def per_second(self) -> float:
+        return self.connects / self.seconds
+
+    @property
+    def faults(self) -> Iterator[str]:
+        if self.failed or not self.connects:
+            yield f"{self.failed} of {self.failed + self.connects} connects failed"
