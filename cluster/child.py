@@ -1,8 +1,6 @@
 """The life of one child process: started, ready, ended, started again after a delay, or given up.
 
-Its descriptors: standard output and error are pipes whose lines go to our output under the child's name; the lifeline
-is the reading end of a pipe whose other end only the supervisor holds; the ready descriptor is a pipe to which the
-child writes when it serves.  Every end that we keep is closed on exec, so that no child holds another one's.
+Its first life may be that of a process which survived an earlier supervisor; all others are started by us.
 """
 
 from __future__ import annotations
@@ -12,17 +10,17 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from io import FileIO
 from typing import Any
-
-import psutil
 
 from cluster.backoff import full_jitter
 from cluster.lifecycle import GIVE_UP
 from cluster.output import Output
 from cluster.pipes import PipeReader, Pipes
+from cluster.process import Process, Spawned, Survivor, kill_group
 from cluster.restart import RestartPolicy
 
 log = logging.getLogger(__name__)
@@ -55,6 +53,8 @@ class Spec:
     pass_fds: tuple[int, ...] = ()
     env: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     lifeline: bool = True
+    outlive_s: float = 0.0
+    """How long it is told to go on without a supervisor."""
     probe: Callable[[], Awaitable[bool]] | None = None
     stop_within_s: float = 10.0
     """From SIGTERM to SIGKILL."""
@@ -84,10 +84,9 @@ class Child:
     lifeline_fd: int | None = None
     on_change: Callable[[Child], None] = lambda _: None
     on_end: Callable[[Child, End], Awaitable[None]] | None = None
+    survivor: Survivor | None = None
+    """Its first process, if that is there already."""
     state: ChildState = ChildState.STARTING
-    pid: int | None = None
-    created: float | None = None
-    """When its process was made, as the system tells it: with it a pid names one process, also after it was reused."""
     restarts: int = 0
     reason: str = ""
     """Why it ended last."""
@@ -98,12 +97,26 @@ class Child:
     _stop: asyncio.Event = field(default_factory=asyncio.Event)
     _hurry: asyncio.Event = field(default_factory=asyncio.Event)
     _turn: asyncio.Event = field(default_factory=asyncio.Event)
-    _process: asyncio.subprocess.Process | None = None
+    _process: Process | None = None
     _last_line: str = ""
 
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def process(self) -> Process | None:
+        """What runs of it now."""
+        return self._process or self.survivor
+
+    @property
+    def pid(self) -> int | None:
+        return None if self.process is None else self.process.pid
+
+    @property
+    def is_adopted(self) -> bool:
+        """Whether what runs of it was started by a supervisor that is no more."""
+        return isinstance(self.process, Survivor)
 
     def ask_to_stop(self) -> None:
         """Let it end in order: SIGTERM, and SIGKILL when its time is over."""
@@ -116,7 +129,7 @@ class Child:
 
     def hang_up(self) -> None:
         """Send it SIGHUP, once it serves (before, it may not have its handler yet): it reads again what it follows."""
-        if self.state is ChildState.READY and self._process is not None and self._process.returncode is None:
+        if self.state is ChildState.READY and self._process is not None and not self._process.has_ended:
             self._process.send_signal(signal.SIGHUP)
 
     async def until(self, *states: ChildState) -> ChildState:
@@ -129,7 +142,8 @@ class Child:
         """Keep it running until it is asked to stop, or given up.  However this ends, no process is left."""
         final = ChildState.STOPPED
         try:
-            while not self._stop.is_set():
+            # A survivor has to be ended even if we were asked to stop before we have begun.
+            while self.survivor is not None or not self._stop.is_set():
                 end = await self._live()
                 if self.on_end is not None:
                     await self.on_end(self, end)
@@ -177,75 +191,71 @@ class Child:
         try:
             async with self._started() as process, asyncio.TaskGroup() as tasks:
                 stopper = tasks.create_task(self._end_when_asked(process))
-                prober = tasks.create_task(self._probe())
+                prober = tasks.create_task(self._probe(process))
                 status = await process.wait()
                 stopper.cancel()
                 prober.cancel()
         except OSError as exc:
             return End(0, f"cannot be started: {exc.strerror or exc}")
         finally:
-            self._process = self.pid = self.created = None
+            self._process = None
         last_line = self._last_line
         if status == GIVE_UP:
             return End(process.pid, last_line or _ending(status, last_line), hopeless=True)
         return End(process.pid, _ending(status, last_line))
 
     @asynccontextmanager
-    async def _started(self) -> AsyncIterator[asyncio.subprocess.Process]:
-        """Start it; when the block ends, it is dead, reaped, and its last lines are written."""
+    async def _started(self) -> AsyncIterator[Process]:
+        """Start it, or take it over; when the block ends, it is dead, reaped, and its last lines are written."""
         self._become(ChildState.STARTING)
-        with Pipes(ready=self.spec.probe is None) as pipes:
-            process = await self._spawn(pipes)
-            self._process, self.pid, self.created = process, process.pid, _created_at(process.pid)
-            pipes.close_theirs()
+        with ExitStack() as stack:
+            process, files = await self._begun(stack)
             readers: list[PipeReader] = []
             try:
-                for file, hear in zip(pipes.reading, (self._show, self._show_error, self._hear), strict=False):
+                for file, hear in zip(files, (self._show, self._show_error, self._hear), strict=False):
                     readers.append(await PipeReader.connect(file, hear))
                 yield process
             finally:
-                if process.returncode is None:
-                    _kill_group(process)
+                if not process.has_ended:
+                    kill_group(process)
                     await process.wait()
                 if readers:
                     await asyncio.wait([reader.ended for reader in readers], timeout=LAST_LINES_S)
                 for reader in readers:
                     reader.close()
 
-    async def _spawn(self, pipes: Pipes) -> asyncio.subprocess.Process:
-        fds, options = [*self.spec.pass_fds], []
-        if self.spec.lifeline and self.lifeline_fd is not None:
-            fds.append(self.lifeline_fd)
-            options += ["--lifeline-fd", str(self.lifeline_fd)]
-        if pipes.ready is not None:
-            fds.append(pipes.ready)
-            options += ["--ready-fd", str(pipes.ready)]
-        return await asyncio.create_subprocess_exec(
-            *self.spec.argv,
-            *options,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=pipes.out,
-            stderr=pipes.err,
+    async def _begun(self, stack: ExitStack) -> tuple[Process, list[FileIO]]:
+        """Return its process and our ends of its pipes, all of them for `stack` to close."""
+        survivor, self.survivor = self.survivor, None
+        if survivor is not None:
+            self._process = survivor
+            stack.callback(survivor.close)
+            return survivor, survivor.outputs(stack)
+        pipes = stack.enter_context(Pipes(ready=self.spec.probe is None))
+        self._process = await Spawned.start(
+            self.spec.argv,
+            pipes,
             env=self.spec.env,
-            pass_fds=fds,
-            # The terminal's Ctrl-C is for us alone: we stop our children in order.
-            start_new_session=True,
+            pass_fds=self.spec.pass_fds,
+            lifeline_fd=self.lifeline_fd if self.spec.lifeline else None,
         )
+        return self._process, pipes.reading
 
-    async def _end_when_asked(self, process: asyncio.subprocess.Process) -> None:
+    async def _end_when_asked(self, process: Process) -> None:
         await self._stop.wait()
         self._become(ChildState.STOPPING)
         if not self._hurry.is_set():
             process.send_signal(signal.SIGTERM)
             await _unless(self._hurry, self.spec.stop_within_s)
             log.warning("child killed: it did not end in time", extra={"child": self.name, "pid": process.pid})
-        _kill_group(process)
+        kill_group(process)
 
-    async def _probe(self) -> None:
-        if self.spec.probe is None:
+    async def _probe(self, process: Process) -> None:
+        probe = self.spec.probe or (process.probe if isinstance(process, Survivor) else None)
+        if probe is None:
             return
         for delay_s in full_jitter(0.02, 0.2):
-            if await self.spec.probe():
+            if await probe():
                 self._ready()
                 return
             await asyncio.sleep(delay_s)
@@ -267,25 +277,9 @@ class Child:
         self._show(line)
 
 
-def _kill_group(process: asyncio.subprocess.Process) -> None:
-    """Kill it and the processes that it started: its process group, which has its pid while it is not reaped."""
-    if process.returncode is None:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            # It ended meanwhile, or has not come so far as to make its session.
-            process.send_signal(signal.SIGKILL)
-
-
-def _created_at(pid: int) -> float | None:
-    try:
-        return psutil.Process(pid).create_time()
-    except psutil.Error:
-        # It has ended already.
-        return None
-
-
-def _ending(status: int, last_line: str) -> str:
+def _ending(status: int | None, last_line: str) -> str:
+    if status is None:
+        return "ended; its status went to the parent that it had" + (f": {last_line}" if last_line else "")
     if status < 0:
         try:
             return f"killed by {signal.Signals(-status).name}"

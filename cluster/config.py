@@ -252,7 +252,7 @@ class Nodes(Section):
     ping_timeout_s: Seconds = 20.0
     max_message_bytes: Bytes = 1_000_000
     drain_s: SecondsOrOff = 5.0
-    outlive_supervisor: bool = False
+    outlive_supervisor_s: SecondsOrOff = 60.0
 
 
 class Restart(Section):

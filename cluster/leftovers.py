@@ -1,9 +1,8 @@
 """What a supervisor that was killed left behind: its run directory, and processes that have not ended yet.
 
-Its children end by themselves (lifeline; on Linux the embedded Redis with its parent), which takes them as long as they
-drain.  Nodes with `outlive_supervisor` go on serving.  A new supervisor that needs their ports takes over: it stops
-those that would not stop by themselves, and waits for all of them.  What it does not need it leaves alone: it may
-belong to another stack of the same user.
+Workers end by themselves (lifeline), which takes them as long as they drain; nodes and the embedded Redis go on for as
+long as they were told to (cluster/outlive.py).  A new supervisor takes them over or, where it cannot, ends those that
+hold its ports.  What it does not need it leaves alone: it may belong to another stack of the same user.
 """
 
 from __future__ import annotations
@@ -11,12 +10,16 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Collection, Iterable
+import signal
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from cluster.birth import birth
 from cluster.embedded import NAME as REDIS
 from cluster.embedded import PID_FILE
 from cluster.rundir import SUPERVISOR, RunDir, dead_directories
@@ -24,46 +27,120 @@ from cluster.rundir import SUPERVISOR, RunDir, dead_directories
 log = logging.getLogger(__name__)
 
 REDIS_STOP_S = 5.0
-CLOCK_STEP_S = 2.0
-"""How far the start time of one process may differ between two readings: it is derived from the wall clock."""
+LET_GO_S = 5.0
+"""How long a worker may take to notice that its supervisor is gone, and to close its listening sockets."""
 
 
-def clear(base: Path, ports: Collection[int]) -> None:
-    """End what the dead left in `base` as far as it is in the way of `ports`, and remove directories without a user.
+@dataclass(frozen=True)
+class Left:
+    """A process that a dead supervisor left behind; `facts` is all that its report says of it."""
 
-    Blocks for as long as their nodes and workers may take to drain.
-    """
-    for run_dir in dead_directories(base):
-        _end(_orphaned_redis(run_dir), REDIS_STOP_S)
-        children = _children(run_dir)
-        in_the_way = [(process, child) for process, child in children if _uses(child, ports)]
-        if in_the_way:
-            names = " ".join(child["name"] for _, child in in_the_way)
-            log.warning("taking over from a supervisor that died", extra={"processes": names})
-            _wait_for(in_the_way)
-        if not any(process.is_running() for process, _ in children):
-            log.info("run directory of a dead supervisor removed", extra={"directory": str(run_dir.path)})
-            shutil.rmtree(run_dir.path, ignore_errors=True)
+    name: str
+    pid: int
+    born: str
+    facts: Mapping[str, Any]
 
+    @property
+    def kind(self) -> str:
+        return str(self.facts["kind"])
 
-def _children(run_dir: RunDir) -> list[tuple[psutil.Process, dict[str, Any]]]:
-    """Return the workers and nodes of the report that still run."""
-    try:
-        report = run_dir.report(SUPERVISOR) or {}
-    except (OSError, ValueError) as exc:
-        log.warning("report of a dead supervisor not read", extra={"directory": str(run_dir.path), "reason": str(exc)})
-        return []
-    found = []
-    for child in report.get("children", []):
-        if child["name"] == REDIS or not child["pid"] or not child["created"]:
-            continue
+    @property
+    def stop_within_s(self) -> float:
+        return float(self.facts["stop_within_s"])
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether it was told to go on without a supervisor for a while, rather than to end at once."""
+        return bool(self.facts["outlives"])
+
+    def uses(self, ports: Collection[int]) -> bool:
+        return not set(self.facts.get("ports", [])).isdisjoint(ports)
+
+    @property
+    def process(self) -> psutil.Process | None:
+        """That very process, or None if it has ended."""
         try:
-            process = psutil.Process(child["pid"])
-            if abs(process.create_time() - child["created"]) < CLOCK_STEP_S and _is_alive(process):
-                found.append((process, child))
+            process = psutil.Process(self.pid)
+            return process if birth(self.pid) == self.born and _is_alive(process) else None
         except psutil.Error:
-            continue
-    return found
+            return None
+
+
+@dataclass(frozen=True)
+class Estate:
+    """The run directory of a dead supervisor, and who of its children still runs."""
+
+    run_dir: RunDir
+    supervisor: int | None
+    """The pid that it had."""
+    file: str
+    """The configuration that it read."""
+    left: tuple[Left, ...]
+
+    @classmethod
+    def of(cls, run_dir: RunDir) -> Estate:
+        try:
+            report = run_dir.report(SUPERVISOR) or {}
+            everyone = [
+                Left(str(child["name"]), int(child["pid"]), str(child["birth"]), child)
+                for child in report.get("children", [])
+                if child["pid"] and child["birth"]
+            ]
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
+            extra = {"directory": str(run_dir.path), "reason": repr(exc)}
+            log.warning("report of a dead supervisor not read", extra=extra)
+            return cls(run_dir, None, "", ())
+        alive = tuple(left for left in everyone if left.process is not None)
+        return cls(run_dir, report.get("pid"), str(report.get("file", "")), alive)
+
+    def kind(self, kind: str) -> list[Left]:
+        return [left for left in self.left if left.kind == kind]
+
+
+def estates(base: Path) -> list[Estate]:
+    """Return what the dead left in `base`.  Ask while `starting_up` (cluster/rundir.py)."""
+    return [Estate.of(run_dir) for run_dir in dead_directories(base)]
+
+
+def is_inhabited(run_dir: RunDir) -> bool:
+    """Return whether a process that its report names still runs."""
+    return bool(Estate.of(run_dir).left)
+
+
+def clear(estate: Estate, ports: Collection[int]) -> None:
+    """End what is in the way of `ports`, and remove the directory if nobody needs it.
+
+    Blocks for as long as its nodes and workers may take to drain.
+    """
+    others = [left for left in estate.left if left.name != REDIS]
+    in_the_way = [left for left in others if left.uses(ports)]
+    end(in_the_way)
+    if any(left.process is not None for left in others):
+        return
+    _end([process for left in estate.kind("redis") if (process := left.process) is not None], REDIS_STOP_S)
+    _end(_orphaned_redis(estate.run_dir), REDIS_STOP_S)
+    log.info("run directory of a dead supervisor removed", extra={"directory": str(estate.run_dir.path)})
+    shutil.rmtree(estate.run_dir.path, ignore_errors=True)
+
+
+def vacate(estate: Estate, are_free: Callable[[], bool]) -> None:
+    """Wait until its workers have let go of the listening sockets, so that `are_free`; kill those that do not.
+
+    Their connections are not cut by that alone: a worker that drains has closed its listening sockets at once.
+    """
+    deadline = time.monotonic() + LET_GO_S
+    workers = estate.kind("worker")
+    while any(left.process is not None for left in workers) and not are_free():
+        if time.monotonic() > deadline:
+            _kill(process for left in workers if (process := left.process) is not None)
+            return
+        # A process that is not our child tells nobody what it closes.
+        time.sleep(0.02)
+
+
+def end_orphaned_redis(run_dir: RunDir) -> None:
+    """End a server that has lost its guard: another one shall listen at its socket."""
+    _end(_orphaned_redis(run_dir), REDIS_STOP_S)
 
 
 def _orphaned_redis(run_dir: RunDir) -> list[psutil.Process]:
@@ -77,36 +154,44 @@ def _orphaned_redis(run_dir: RunDir) -> list[psutil.Process]:
         return []
 
 
-def _uses(child: dict[str, Any], ports: Collection[int]) -> bool:
-    return not set(child.get("ports", [])).isdisjoint(ports)
-
-
-def _wait_for(children: Iterable[tuple[psutil.Process, dict[str, Any]]]) -> None:
+def end(some: Collection[Left]) -> None:
+    """End these in order.  Blocks for as long as they may take to drain."""
+    if not some:
+        return
+    names = " ".join(left.name for left in some)
+    log.warning("ending what a supervisor that died left behind", extra={"processes": names})
     ending: list[psutil.Process] = []
     serving: list[psutil.Process] = []
     within_s = 0.0
-    for process, child in children:
-        # Those with a lifeline are ending already; a second request would cut their clients off.
-        (ending if child["lifeline"] else serving).append(process)
-        within_s = max(within_s, child["stop_within_s"])
+    for left in some:
+        if (process := left.process) is not None:
+            # Those that do not go on are ending already.
+            (serving if left.goes_on else ending).append(process)
+            within_s = max(within_s, left.stop_within_s)
     _end(serving, within_s, also=ending)
 
 
 def _end(processes: Iterable[psutil.Process], within_s: float, also: Iterable[psutil.Process] = ()) -> None:
     """Ask `processes` to end, wait for them and for `also`, and kill those that take longer than `within_s`."""
-    waited = [*processes, *also]
-    for process in processes:
-        _signal(process.terminate)
-    _, alive = psutil.wait_procs(waited, timeout=within_s)
-    for process in alive:
+    asked = list(processes)
+    for process in asked:
+        _signal(process, signal.SIGTERM)
+    _, alive = psutil.wait_procs([*asked, *also], timeout=within_s)
+    _kill(alive)
+
+
+def _kill(processes: Iterable[psutil.Process]) -> None:
+    killed = list(processes)
+    for process in killed:
         log.warning("process of a dead supervisor killed", extra={"pid": process.pid})
-        _signal(process.kill)
-    psutil.wait_procs(alive, timeout=within_s)
+        _signal(process, signal.SIGKILL)
+    psutil.wait_procs(killed, timeout=LET_GO_S)
 
 
-def _signal(send: Callable[[], None]) -> None:
+def _signal(process: psutil.Process, number: signal.Signals) -> None:
     try:
-        send()
+        # psutil looks first whether the pid is still this process's.
+        process.send_signal(number)
     except psutil.NoSuchProcess:
         # It ended meanwhile, which is what we want.
         return

@@ -16,6 +16,7 @@ from typing import Any, NoReturn, TypeVar
 
 from cluster import logs
 from cluster.errors import StartError, UsageError
+from cluster.outlive import Outliving, Terms, Turn
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,8 @@ def run(
 
     A process that `starts_children` runs on asyncio's: with uvloop (0.23) they inherit descriptors that nobody passed.
 
-    SIGTERM, SIGINT and the end of the lifeline set the event that `main` is given.  A second signal calls
+    SIGTERM, SIGINT and the end of the lifeline set the event that `main` is given, the latter not before the time that
+    the environment gives for another supervisor to come (cluster/outlive.py).  A second signal calls
     `on_second_signal` if there is one; without, and after that, a signal ends the process at once (status 128 + n),
     unless it has a lifeline: then that is its supervisor's business.
 
@@ -84,7 +86,10 @@ async def _until_stopped(
     if lifeline_fd is not None:
         # What this process starts shall not hold it.
         os.set_inheritable(lifeline_fd, False)
-        loop.add_reader(lifeline_fd, _on_lifeline, loop, lifeline_fd, stopping)
+        if (terms := Terms.given()) is not None:
+            _outlive(loop, lifeline_fd, terms, stopping)
+        else:
+            loop.add_reader(lifeline_fd, _on_lifeline, loop, lifeline_fd, stopping)
     return await main(stopping)
 
 
@@ -130,6 +135,30 @@ def _on_lifeline(loop: asyncio.AbstractEventLoop, fd: int, stopping: asyncio.Eve
     loop.remove_reader(fd)
     log.warning("stopping: the supervisor is gone")
     stopping.set()
+
+
+def _outlive(loop: asyncio.AbstractEventLoop, fd: int, terms: Terms, stopping: asyncio.Event) -> None:
+    """Go on when the supervisor dies, as `terms` say."""
+
+    def on_turn(turn: Turn) -> None:
+        match turn:
+            case Turn.ALONE:
+                log.warning("the supervisor is gone: serving on", extra={"at_most_s": terms.outlive_s})
+            case Turn.ADOPTED:
+                log.info("taken over by another supervisor", extra={"lost_output_bytes": outliving.lost_bytes})
+            case Turn.OVER:
+                log.warning("stopping: the supervisor is gone, and no other came in time")
+                stopping.set()
+
+    def tell(turn: Turn) -> None:
+        try:
+            loop.call_soon_threadsafe(on_turn, turn)
+        except RuntimeError:
+            # The loop is closed: this process is ending anyway.
+            return
+
+    outliving = Outliving(fd, terms, tell)
+    outliving.start()
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -2,7 +2,8 @@
 
 It has mode 0700 and lies in a base of the same mode, so that only our own user reaches the sockets in it (and the
 embedded Redis behind one of them).  The supervisor holds a lock on it for as long as it lives (flock on the directory
-itself), so that whoever comes later can tell the directories of the dead.
+itself), so that whoever comes later can tell the directories of the dead.  Who outlived one goes on in its directory,
+and so does the next supervisor that takes them over: all paths stay as they are.
 
 Reports are how processes of one stack show each other their state without talking: each writes its own file whole, and
 whoever is asked reads them all.
@@ -12,12 +13,13 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +27,14 @@ from typing import Any
 
 from cluster.errors import StartError
 
-SUPERVISOR = "supervisor"
-"""Report of the supervisor: {"pid", "children": [{"name", "kind", "pid", "created", "state", "restarts", "reason"}]}.
+log = logging.getLogger(__name__)
 
-`kind` is redis, node (with its `port`) or worker; `state` is one of cluster/child.py; `created` is the process's start
-as the system tells it, so that a pid that was used again is not mistaken for it."""
+SUPERVISOR = "supervisor"
+"""Report of the supervisor: {"pid", "birth", "children": [{"name", "kind", "pid", "birth", "state", "restarts", …}]}.
+
+`kind` is redis, node (with its `port`) or worker; `state` is one of cluster/child.py; `birth` is when the process began
+(cluster/birth.py), so that a pid that was used again is not mistaken for it.  By it the next supervisor finds who still
+runs, and who still runs finds the next supervisor."""
 
 WORKER = "worker-"
 """Prefix of the report of each balancer worker; see lb/reports.py."""
@@ -118,49 +123,66 @@ def _chosen_base() -> Path:
 
 
 @contextmanager
-def run_directory(base: Path) -> Iterator[RunDir]:
-    """Hold a new run directory in `base`, locked while we live; nothing of it is left afterwards.
+def starting_up(base: Path) -> Iterator[None]:
+    """Be the only supervisor of this user that looks for the directories of the dead, takes one over, or makes its own.
 
-    Raises StartError.
+    Waits for the others: two that start at once must not take over the same nodes.
     """
-    path = base / secrets.token_hex(4)
+    fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with _locked(base):
-            # Whoever looks for directories of the dead has to wait until ours is locked.
-            path.mkdir(mode=0o700)
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as exc:
-        raise StartError(f"{path}: cannot be made: {exc.strerror}") from None
-    try:
-        yield RunDir(path)
+        except BlockingIOError:
+            log.info("waiting for another supervisor that is starting", extra={"directory": str(base)})
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        os.close(fd)
+
+
+@contextmanager
+def run_directory(
+    base: Path, inherited: RunDir | None = None, keep: Callable[[RunDir], bool] = lambda _: False
+) -> Iterator[RunDir]:
+    """Hold a new run directory in `base`, or an `inherited` one, locked while we live.
+
+    Nothing of it is left afterwards, unless `keep` says that somebody needs it.  Enter it while `starting_up`.  Raises
+    StartError.
+    """
+    run_dir = inherited or RunDir(base / secrets.token_hex(4))
+    try:
+        if inherited is None:
+            run_dir.path.mkdir(mode=0o700)
+        fd = os.open(run_dir.path, os.O_RDONLY | os.O_DIRECTORY)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        raise StartError(f"{run_dir.path}: cannot be made: {exc.strerror}") from None
+    try:
+        yield run_dir
+    finally:
+        if not keep(run_dir):
+            shutil.rmtree(run_dir.path, ignore_errors=True)
         os.close(fd)
 
 
 def dead_directories(base: Path) -> list[RunDir]:
-    """Return the run directories in `base` whose supervisor is no more (it held the lock for as long as it lived)."""
-    with _locked(base):
-        return [RunDir(path) for path in sorted(base.iterdir()) if path.is_dir() and not _is_locked(path)]
+    """Return the run directories in `base` whose supervisor is no more (it held the lock for as long as it lived).
+
+    Ask while `starting_up`.
+    """
+    return [RunDir(path) for path in sorted(base.iterdir()) if path.is_dir() and not _is_locked(path)]
 
 
 def _is_locked(path: Path) -> bool:
     try:
-        with _locked(path, fcntl.LOCK_NB):
-            return False
-    except BlockingIOError:
-        return True
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
         # It went away while we looked.
         return True
-
-
-@contextmanager
-def _locked(directory: Path, flags: int = 0) -> Iterator[None]:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | flags)
-        yield
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
     finally:
         os.close(fd)
+    return False

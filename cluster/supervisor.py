@@ -9,13 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.birth import birth
 from cluster.child import Child, ChildState, End, Spec
 from cluster.output import Output
+from cluster.process import Survivor
 from cluster.restart import RestartLimits, RestartPolicy
 from cluster.rundir import SUPERVISOR, RunDir
 
@@ -45,10 +47,12 @@ class Supervisor:
     on_end: Callable[[Child, End], Awaitable[None]] | None = None
     """Hears how a process of a child ended, before the next one starts."""
     on_change: Callable[[Child], None] = lambda _: None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What else the report says of the stack."""
     children: list[Child] = field(default_factory=list)
 
-    def start(self, spec: Spec) -> Child:
-        """Start a child and keep it running; wait for it with `Child.until`."""
+    def start(self, spec: Spec, survivor: Survivor | None = None) -> Child:
+        """Start a child, or take over its `survivor`, and keep it running; wait for it with `Child.until`."""
         child = Child(
             spec=spec,
             policy=RestartPolicy(self.limits),
@@ -56,6 +60,8 @@ class Supervisor:
             lifeline_fd=self.lifeline_fd,
             on_change=self._changed,
             on_end=self.on_end,
+            survivor=survivor,
+            restarts=survivor.restarts if survivor else 0,
         )
         self.children.append(child)
         self.output.expect(spec.name)
@@ -86,7 +92,12 @@ class Supervisor:
 
     def publish(self) -> None:
         """Report the state of all children."""
-        report = {"pid": os.getpid(), "children": [self._shown(child) for child in self.children]}
+        report = {
+            "pid": os.getpid(),
+            "birth": birth(os.getpid()),
+            **self.facts,
+            "children": [self._shown(child) for child in self.children],
+        }
         try:
             self.run_dir.publish(SUPERVISOR, report)
         except OSError as exc:
@@ -101,11 +112,12 @@ class Supervisor:
         return {
             "name": child.name,
             "pid": child.pid,
-            "created": child.created,
+            "birth": None if child.process is None else child.process.born,
             "state": child.state,
             "restarts": child.restarts,
             "reason": child.reason,
-            "lifeline": child.spec.lifeline,
+            "adopted": child.is_adopted,
+            "outlives": child.spec.outlive_s > 0,
             "stop_within_s": child.spec.stop_within_s,
             **child.spec.facts,
         }

@@ -20,6 +20,8 @@ class Facts:
     admin: Endpoint
     nodes: Sequence[str]
     redis: str
+    adopted: Sequence[str] = ()
+    """Nodes that were taken over, with their clients, from a supervisor that died."""
     not_ready: Sequence[str] = ()
     """One line for each child that does not serve (yet), with the reason."""
 
@@ -31,6 +33,7 @@ class Facts:
             "admin": str(self.admin),
             "nodes": list(self.nodes),
             "redis": self.redis,
+            "adopted": list(self.adopted),
             "not_ready": list(self.not_ready),
         }
 
@@ -40,6 +43,8 @@ def banner(config: Config, facts: Facts) -> str:
     rows = [("open", _page(facts.listen)), ("admin", f"{url(facts.admin)}   (python -m lb status)")]
     if facts.nodes:
         rows.append(("nodes", f"{' '.join(facts.nodes)}   app {config.nodes.app}"))
+    if facts.adopted:
+        rows.append(("adopted", f"{' '.join(facts.adopted)}   (from a supervisor that died; their clients stayed)"))
     if config.nodes.static:
         rows.append(("static", " ".join(config.nodes.static)))
     rows += [("redis", facts.redis), ("stop", "Ctrl-C")]

@@ -75,6 +75,12 @@ def plan(old: Config, new: Config) -> Plan:
     )
 
 
+def fits(old: Config, new: Config) -> bool:
+    """Return whether a node that runs with `old`, resolved, is what `new`, resolved, asks for."""
+    same = all(getattr(old, key) == getattr(new, key) for key in FIXED)
+    return same and changed_keys(old.nodes, new.nodes) <= set(_NODES_IGNORE)
+
+
 def changed_keys(old: Nodes, new: Nodes) -> set[str]:
     return {key for key in Nodes.model_fields if getattr(old, key) != getattr(new, key)}
 

@@ -45,9 +45,10 @@ class Crew:
         return [*self.workers, *self.nodes.values()]
 
     def start(self, roster: Roster, doors: Doors) -> None:
-        """Start all that `roster` asks for, at the same time."""
+        """Start all that `roster` asks for and that is not here yet, at the same time."""
         for port in roster.config.local_ports:
-            self.nodes[port] = self.supervisor.start(roster.node(port))
+            if port not in self.nodes:
+                self.nodes[port] = self.supervisor.start(roster.node(port))
         self.workers = self._start_workers(roster, doors)
 
     async def settled(self, within_s: float = READY_WITHIN_S) -> None:
@@ -116,6 +117,7 @@ class Crew:
             child.spec = roster.worker(index, doors)
         for port, child in self.nodes.items():
             child.spec = roster.node(port)
+        self.supervisor.publish()
 
     async def _swap(self, port: int, spec: Spec) -> None:
         await self.supervisor.stop(self.nodes[port])

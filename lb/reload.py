@@ -10,7 +10,7 @@ import asyncio
 import logging
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cluster import descriptors, logs
 from cluster.child import Child
@@ -25,6 +25,7 @@ from lb.changes import Plan, plan
 from lb.crew import Crew, NotReady
 from lb.preflight import app_problem
 from lb.roster import Doors, Roster
+from lb.takeover import Heir, Taken, Takeover
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,6 @@ class Running:
     supervisor: Supervisor
     output: Output
     tasks: asyncio.TaskGroup
-    reloads: int = 0
 
 
 async def reload(running: Running) -> bool:
@@ -81,7 +81,6 @@ class _Reload:
     async def run(self) -> None:
         """Raises FlotillaError and OSError; what stands then in `running` is what runs."""
         running, steps = self._running, self._steps
-        running.reloads += 1
         roster = self._write_roster()
         try:
             await self._check(roster)
@@ -99,14 +98,14 @@ class _Reload:
             running.loaded = self._loaded
             running.crew.adopt(roster, running.doors)
         finally:
-            self._forget_files()
+            forget_files(running)
         log.info("reload: done", extra={"plan": steps.in_words()})
 
     def _write_roster(self) -> Roster:
         now = self._running.roster
         # What must not change was resolved at start.
         resolved = self._loaded.config.model_copy(update={"redis": now.config.redis, "secret": now.config.secret})
-        return Roster.write(resolved, self._loaded.base, now.run_dir, self._running.reloads)
+        return Roster.write_next(resolved, self._loaded.base, now.run_dir)
 
     async def _check(self, roster: Roster) -> None:
         """Raise FlotillaError if the new configuration cannot be applied."""
@@ -153,18 +152,10 @@ class _Reload:
         if self._steps.restart:
             running.supervisor.apply(RestartLimits(**config.restart.model_dump()))
         if self._steps.log:
-            self._share_log_settings(config)
+            share_log_settings(running, config)
         # From here on all but the nodes is as the new configuration says.
         nodes = running.loaded.config.nodes
         running.loaded = Loaded(config.model_copy(update={"nodes": nodes}), self._loaded.base, self._loaded.file)
-
-    def _share_log_settings(self, config: Config) -> None:
-        running = self._running
-        running.output.form = config.log.format
-        text = logs.share(config.log.level, config.log.format)
-        logs.follow(running.roster.run_dir.write_private(running.roster.log_file.name, text))
-        for child in running.crew.everyone:
-            child.hang_up()
 
     async def _change_nodes(self, roster: Roster) -> None:
         running, steps = self._running, self._steps
@@ -178,10 +169,53 @@ class _Reload:
         except NotReady as exc:
             raise StartError(f"nodes were rolled only in part: {exc}; its old configuration is back") from None
 
-    def _forget_files(self) -> None:
-        """Remove the resolved configurations that no child will read again."""
-        roster = self._running.roster
-        needed = {word for child in self._running.supervisor.children for word in child.spec.argv}
-        for file in roster.run_dir.path.glob("config.resolved*.yaml"):
-            if file != roster.file and str(file) not in needed:
-                file.unlink(missing_ok=True)
+
+async def conform(running: Running, takeover: Takeover, taken: Taken) -> None:
+    """Bring nodes that were taken over to what the configuration asks for by now.
+
+    What cannot be replaced goes on as it is, which is said; the next reload tries again.
+    """
+    crew, roster, config = running.crew, running.roster, running.loaded.config
+    share_log_settings(running, config)
+    try:
+        await crew.remove_nodes([port for port in taken.nodes if port not in config.local_ports])
+        stay = [heir for heir in takeover.heirs if heir.port in taken.nodes and heir.port in config.local_ports]
+        misfits = [heir for heir in stay if not heir.fits(roster)]
+        if misfits:
+            await _roll_misfits(running, misfits)
+        crew.adopt(roster, running.doors)
+    except (FlotillaError, OSError) as exc:
+        log.error("nodes that were taken over run on as they are", extra={"problem": str(exc)})
+    finally:
+        forget_files(running)
+
+
+async def _roll_misfits(running: Running, misfits: Sequence[Heir]) -> None:
+    crew, roster, loaded = running.crew, running.roster, running.loaded
+    log.info("nodes that were taken over are replaced: they run otherwise than configured by now")
+    # As long as that is not done, a reload has it to do.
+    there = {key: getattr(loaded.config.nodes, key) for key in ("local", "first_port", "static", "discover")}
+    nodes = misfits[0].roster.config.nodes.model_copy(update=there)
+    running.loaded = replace(loaded, config=loaded.config.model_copy(update={"nodes": nodes}))
+    if problem := await app_problem(roster.file, roster.base):
+        raise StartError(problem.splitlines()[-1])
+    await crew.roll_nodes([heir.port for heir in misfits], roster)
+    running.loaded = loaded
+
+
+def share_log_settings(running: Running, config: Config) -> None:
+    """Let all processes of the stack log as `config` says."""
+    running.output.form = config.log.format
+    text = logs.share(config.log.level, config.log.format)
+    logs.follow(running.roster.run_dir.write_private(running.roster.log_file.name, text))
+    for child in running.crew.everyone:
+        child.hang_up()
+
+
+def forget_files(running: Running) -> None:
+    """Remove the resolved configurations that no child will read again."""
+    roster = running.roster
+    needed = {word for child in running.supervisor.children for word in child.spec.argv}
+    for file in roster.run_dir.path.glob("config.resolved*.yaml"):
+        if file != roster.file and str(file) not in needed:
+            file.unlink(missing_ok=True)

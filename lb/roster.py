@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Self
 
 from cluster import logs
+from cluster.birth import can_hold
 from cluster.child import Spec
 from cluster.config import AUTO, MOST_WORKERS, Config, Endpoint, Lb
 from cluster.config_file import written
 from cluster.errors import StartError
 from cluster.host import slot_name, usable_cpus
 from cluster.listening import listen
+from cluster.outlive import VARIABLE, Terms
 from cluster.rundir import RunDir
+from cluster.version import version
 
 STOP_MARGIN_S = 5.0
 """What a child gets beyond its drain time before it is killed."""
@@ -77,10 +80,17 @@ class Roster:
     """The resolved configuration."""
 
     @classmethod
-    def write(cls, config: Config, base: Path, run_dir: RunDir, number: int) -> Roster:
+    def write(cls, config: Config, base: Path, run_dir: RunDir, number: int) -> Self:
         """Write `config`, which must be resolved, for its children to read.  Raises OSError."""
-        name = f"config.resolved.{number}.yaml" if number else "config.resolved.yaml"
-        return cls(config, base, run_dir, run_dir.write_private(name, written(config)))
+        return cls(config, base, run_dir, run_dir.write_private(_file_name(number), written(config)))
+
+    @classmethod
+    def write_next(cls, config: Config, base: Path, run_dir: RunDir) -> Self:
+        """As `write`, beside all that stands there already: nodes that were taken over run with one of those."""
+        number = 0
+        while (run_dir.path / _file_name(number)).exists():
+            number += 1
+        return cls.write(config, base, run_dir, number)
 
     @property
     def log_file(self) -> Path:
@@ -114,11 +124,23 @@ class Roster:
         return Spec(
             name=name,
             argv=self._command("node", None, {"--port": port, "--name": name}),
-            env=self._env(),
-            lifeline=not nodes.outlive_supervisor,
+            env=self._env() | {VARIABLE: str(Terms(self.outlive_s, self.run_dir.path))},
+            outlive_s=self.outlive_s,
             stop_within_s=nodes.drain_s + STOP_MARGIN_S,
-            facts={"kind": "node", "port": port, "ports": [port]},
+            facts={
+                "kind": "node",
+                "port": port,
+                "ports": [port],
+                # By these the next supervisor sees whether it runs as it should.
+                "config": str(self.file),
+                "base": str(self.base),
+                "version": version(),
+            },
         )
+
+    @property
+    def outlive_s(self) -> float:
+        return outlive_s(self.config)
 
     def _env(self) -> dict[str, str]:
         # What an application prints shall appear when it prints it.
@@ -133,6 +155,20 @@ class Roster:
 def worker_count(lb: Lb) -> int:
     """Return how many workers `lb` asks for here: `auto` is one for each CPU that we may use."""
     return min(usable_cpus(), MOST_WORKERS) if lb.workers == AUTO else lb.workers
+
+
+def outlive_s(config: Config) -> float:
+    """Return how long nodes go on without a supervisor: not at all where they could not see whether there is one."""
+    return config.nodes.outlive_supervisor_s if can_hold() else 0.0
+
+
+def redis_outlive_s(config: Config) -> float:
+    """Return how long the embedded Redis goes on: until the nodes have left, who sign off there."""
+    return outlive_s(config) + config.nodes.drain_s + STOP_MARGIN_S if config.nodes.local else 0.0
+
+
+def _file_name(number: int) -> str:
+    return f"config.resolved.{number}.yaml" if number else "config.resolved.yaml"
 
 
 def _endpoint(bound: socket.socket) -> Endpoint:

@@ -1,6 +1,7 @@
 """The supervisor's composition root: `python -m lb`.
 
-Order of start: run directory, listening sockets, Redis, secret, then nodes and workers at the same time.  Order of
+Order of start: run directory, listening sockets, Redis, secret, then nodes and workers at the same time; what a
+supervisor that died left running is taken over (lb/takeover.py) rather than started.  Order of
 stop: no new clients, workers and nodes drain at the same time (a tunnel ends when its node lets the client go), then
 Redis, then the run directory.
 """
@@ -11,7 +12,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import setproctitle
@@ -26,15 +27,16 @@ from cluster.listening import check_free
 from cluster.notify import READY, STOPPING, notify
 from cluster.output import Output
 from cluster.restart import RestartLimits
-from cluster.rundir import RunDir, base_directory, run_directory
+from cluster.rundir import RunDir, base_directory, run_directory, starting_up
 from cluster.supervisor import Supervisor, lifeline
 from cluster.terminal import Terminal
 from cluster.version import version
 from lb.banner import Facts, banner
 from lb.crew import Crew
-from lb.reload import Running, reload
-from lb.roster import Doors, Roster
+from lb.reload import Running, conform, reload
+from lb.roster import Doors, Roster, redis_outlive_s
 from lb.stack_redis import Redis
+from lb.takeover import Takeover, file_of, settle
 
 log = logging.getLogger(__name__)
 
@@ -56,22 +58,29 @@ def main(file: Path | None) -> int:
         setproctitle.setproctitle(f"flotilla {NAME}")
         descriptors.raise_limit()
         base = base_directory()
-        leftovers.clear(base, {*config.local_ports, config.lb.listen.port, config.lb.admin.port})
-        with run_directory(base) as run_dir, Doors.open(config.lb) as doors:
-            for port in config.local_ports:
-                check_free(Endpoint(config.nodes.host, port), "nodes.first_port")
-            stack = Stack(loaded, output, run_dir, doors)
+        with ExitStack() as held:
+            with starting_up(base):
+                takeover = settle(base, loaded)
+                inherited = takeover.estate.run_dir if takeover else None
+                run_dir = held.enter_context(run_directory(base, inherited, keep=leftovers.is_inhabited))
+                doors = held.enter_context(Doors.open(config.lb))
+                for port in sorted({*config.local_ports} - (takeover.ports if takeover else set())):
+                    check_free(Endpoint(config.nodes.host, port), "nodes.first_port")
+            stack = Stack(loaded, output, run_dir, doors, takeover)
             return lifecycle.run(stack.run, on_second_signal=stack.hurry, starts_children=True)
 
 
 class Stack:
     """One stack, from its start to its end."""
 
-    def __init__(self, loaded: Loaded, output: Output, run_dir: RunDir, doors: Doors) -> None:
+    def __init__(
+        self, loaded: Loaded, output: Output, run_dir: RunDir, doors: Doors, takeover: Takeover | None = None
+    ) -> None:
         self._loaded = loaded
         self._output = output
         self._run_dir = run_dir
         self._doors = doors
+        self._takeover = takeover
         self._running: Running | None = None
         self._redis = Redis(loaded.config)
         self._failure: StartError | UsageError | None = None
@@ -120,7 +129,14 @@ class Stack:
             with lifeline() as lifeline_fd:
                 async with asyncio.TaskGroup() as tasks:
                     self._supervisor = Supervisor(
-                        tasks, self._run_dir, self._output, lifeline_fd, limits, on_end=self._ended, on_change=changed
+                        tasks,
+                        self._run_dir,
+                        self._output,
+                        lifeline_fd,
+                        limits,
+                        on_end=self._ended,
+                        on_change=changed,
+                        facts={"file": file_of(self._loaded)},
                     )
                     self._crew = Crew(self._supervisor)
                     yield tasks
@@ -130,18 +146,26 @@ class Stack:
 
     async def _live(self, tasks: asyncio.TaskGroup) -> None:
         """Start all, then reload whenever we are asked to.  Never returns."""
-        await self._redis.start(self._supervisor, self._run_dir)
-        resolved = self._loaded.config.model_copy(
-            update={"redis": self._redis.url, "secret": await self._redis.secret()}
-        )
-        roster = Roster.write(resolved, self._loaded.base, self._run_dir, 0)
+        config, takeover = self._loaded.config, self._takeover
+        await self._redis.check()
+        redis = self._redis.spec(self._run_dir, redis_outlive_s(config))
+        taken = None if takeover is None else takeover.take(self._supervisor, redis)
+        await self._redis.start(self._supervisor, redis, taken.redis if taken else None)
+        secret = await self._redis.secret(takeover.secret if takeover else "")
+        resolved = config.model_copy(update={"redis": self._redis.url, "secret": secret})
+        roster = Roster.write_next(resolved, self._loaded.base, self._run_dir)
+        if taken is not None:
+            self._crew.nodes.update(taken.nodes)
+            tasks.create_task(self._supervisor.stop(*taken.workers), name="end old workers")
         self._crew.start(roster, self._doors)
         await self._crew.settled()
+        self._running = Running(self._loaded, roster, self._doors, self._crew, self._supervisor, self._output, tasks)
         self._show()
         notify(READY)
-        self._running = Running(self._loaded, roster, self._doors, self._crew, self._supervisor, self._output, tasks)
+        if takeover is not None and taken is not None:
+            await conform(self._running, takeover, taken)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._redis.keep_secret(resolved.secret))
+            group.create_task(self._redis.keep_secret(secret))
             while True:
                 await self._hung_up.wait()
                 self._hung_up.clear()
@@ -154,6 +178,7 @@ class Stack:
             admin=self._doors.admin_at,
             nodes=[child.name for child in self._crew.nodes.values()],
             redis=self._redis.name,
+            adopted=[child.name for child in self._crew.nodes.values() if child.is_adopted],
             not_ready=self._crew.not_ready(),
         )
         if self._output.form == "text":

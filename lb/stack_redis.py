@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from pathlib import Path
 
-from cluster import embedded, redis_link
-from cluster.child import ChildState
+from cluster import embedded, leftovers, redis_link
+from cluster.child import Child, ChildState, Spec
 from cluster.config import EMBEDDED, NO_REDIS, Config
 from cluster.errors import StartError
 from cluster.host import host_id
@@ -31,20 +32,30 @@ class Redis:
         self.name = config.redis
         """What the start-up picture calls it."""
         self._config = config
+        self._server: Path | None = None
+        """The embedded one's program."""
 
-    async def start(self, supervisor: Supervisor, run_dir: RunDir) -> None:
-        """Raise StartError unless Redis answers (or there shall be none)."""
+    async def check(self) -> None:
+        """Raise StartError unless Redis answers, or the embedded one can run here (or there shall be none)."""
         if self._config.redis == EMBEDDED:
-            await self._start_embedded(supervisor, run_dir)
+            self._server = embedded.binary()
+            self.name = f"embedded (valkey {embedded.version(self._server)}, private socket)"
         elif self._config.redis != NO_REDIS:
             self.name = redis_link.without_password(self.url)
             await redis_link.check(self.url)
 
-    async def _start_embedded(self, supervisor: Supervisor, run_dir: RunDir) -> None:
-        path = embedded.binary()
-        self.name = f"embedded (valkey {embedded.version(path)}, private socket)"
-        self.url = embedded.url(run_dir)
-        child = supervisor.start(embedded.spec(path, run_dir))
+    def spec(self, run_dir: RunDir, outlive_s: float) -> Spec | None:
+        """Return how to run the embedded one, after `check`; it goes on without a supervisor for `outlive_s`."""
+        return None if self._server is None else embedded.spec(self._server, run_dir, outlive_s)
+
+    async def start(self, supervisor: Supervisor, spec: Spec | None, child: Child | None = None) -> None:
+        """Run the embedded one as `spec` says, unless `child` is it already.  Raises StartError unless it answers."""
+        if spec is None:
+            return
+        self.url = embedded.url(supervisor.run_dir)
+        if child is None:
+            leftovers.end_orphaned_redis(supervisor.run_dir)
+            child = supervisor.start(spec)
         try:
             async with asyncio.timeout(READY_WITHIN_S):
                 await child.until(ChildState.READY, ChildState.WAITING, ChildState.GIVEN_UP)
@@ -53,12 +64,19 @@ class Redis:
         if child.state is not ChildState.READY:
             raise StartError(f"redis: the embedded Valkey does not start: {child.reason}")
 
-    async def secret(self) -> str:
-        """Return the cluster's secret.  Raises StartError if Redis went away again."""
+    async def secret(self, known: str = "") -> str:
+        """Return the cluster's secret.  Raises StartError if Redis went away again.
+
+        One that is `known` from nodes that run already is kept where nobody has agreed on another.
+        """
+        if self._config.secret or (self._config.has_private_redis and known):
+            return self._config.secret or known
         if self.url == NO_REDIS:
             return (await agree_on_secret(self._config, None)).decode()
         try:
             async with redis_link.connection(self.url) as link:
+                if known:
+                    await link.set(Keys(self._config.cluster).secret, known, nx=True)
                 return (await agree_on_secret(self._config, link)).decode()
         except redis_link.REDIS_AWAY as exc:
             raise StartError(f"no Redis at {redis_link.without_password(self.url)}: {exc}") from None

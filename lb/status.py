@@ -59,6 +59,7 @@ class Shown:
     state: str
     reason: str
     path: str
+    adopted: bool
     connections: int
     users: int | None
     messages_in: int | None
@@ -106,13 +107,13 @@ def table(nodes: Sequence[Shown]) -> list[str]:
 
 
 def summary(nodes: Sequence[Shown]) -> str:
-    """Return one line that counts nodes by state, and clients."""
+    """Return one line that counts nodes by state, and clients; and names nodes that were another supervisor's."""
     states = Counter(node.state for node in nodes)
     counted = ", ".join(f"{count} {state}" for state, count in states.most_common()) or "none"
     clients = sum(node.connections for node in nodes)
-    return (
-        f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}: {counted}; {clients} client{'' if clients == 1 else 's'}"
-    )
+    line = f"{_counted(len(nodes), 'node')}: {counted}; {_counted(clients, 'client')}"
+    adopted = [node.name for node in nodes if node.adopted]
+    return f"{line}; taken over from a supervisor that died: {' '.join(adopted)}" if adopted else line
 
 
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:

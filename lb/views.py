@@ -39,6 +39,8 @@ class ChildReport:
     pid: int | None = None
     restarts: int = 0
     reason: str = ""
+    adopted: bool = False
+    """It was started by a supervisor that is no more."""
 
 
 def children_in(report: Mapping[str, Any] | None) -> list[ChildReport]:
@@ -51,6 +53,7 @@ def children_in(report: Mapping[str, Any] | None) -> list[ChildReport]:
             pid=child.get("pid"),
             restarts=int(child.get("restarts", 0)),
             reason=str(child.get("reason") or ""),
+            adopted=bool(child.get("adopted")),
         )
         for child in children
     ]
@@ -60,27 +63,28 @@ def nodes_view(
     nodes: Iterable[Node], totals: Totals, children: Iterable[ChildReport], now: float
 ) -> list[dict[str, Any]]:
     """Return all nodes by name, as `GET /api/nodes` shows them at `now` (monotonic seconds)."""
-    pids = {child.name: child.pid for child in children}
+    ours = {child.name: child for child in children}
     counted = totals.nodes
     return [
-        _node_view(node, counted.get(node.name, NodeCounts()), pids.get(node.name), now)
+        _node_view(node, counted.get(node.name, NodeCounts()), ours.get(node.name), now)
         for node in sorted(nodes, key=lambda node: node.name)
     ]
 
 
-def _node_view(node: Node, counts: NodeCounts, child_pid: int | None, now: float) -> dict[str, Any]:
+def _node_view(node: Node, counts: NodeCounts, child: ChildReport | None, now: float) -> dict[str, Any]:
     record = node.record
     said = {name: getattr(record, name) if record is not None else None for name in _SAID}
     return {
         "name": node.name,
         "host": node.host,
         "port": node.port,
-        "pid": record.pid if record is not None else child_pid,
+        "pid": record.pid if record is not None else child and child.pid,
         "state": node.state,
         "reason": node.reason,
         "since_s": round(now - node.since, 3),
         "path": node.path,
         "static": node.static,
+        "adopted": child is not None and child.adopted,
         # Where a node does not count, we only know the WebSockets that we carry to it.
         "connections": record.connections if record is not None else counts.open,
         "tunnels": counts.tunnels_open,

@@ -19,9 +19,8 @@ from cluster.child import ChildState
 from cluster.errors import StartError
 from cluster.redis_link import connection
 from cluster.rundir import RunDir
-from tests.support.children import is_gone, supervising
+from tests.support.children import supervising
 from tests.support.commands import runtime_directory
-from tests.support.stack import ROOT
 from tests.support.waiting import eventually
 
 
@@ -40,12 +39,12 @@ def test_it_answers_on_a_private_socket_and_on_no_port(directory: Path) -> None:
             child = supervisor.start(embedded.spec(embedded.binary(), run_dir))
             await child.until(ChildState.READY)
             assert stat.S_IMODE(run_dir.socket("valkey").stat().st_mode) == 0o700
-            process = psutil.Process(child.pid)
+            (process,) = psutil.Process(child.pid).children()
             assert [c for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN] == []
             async with connection(embedded.url(run_dir)) as link:
                 assert await link.ping()
                 assert await link.config_get("save", "appendonly") == {"save": "", "appendonly": "no"}
-            assert int((directory / embedded.PID_FILE).read_text(encoding="ascii")) == child.pid
+            assert int((directory / embedded.PID_FILE).read_text(encoding="ascii")) == process.pid
             await supervisor.stop(child)
             assert not run_dir.socket("valkey").exists()
 
@@ -67,32 +66,55 @@ def test_killed_it_comes_back_at_the_same_socket(directory: Path) -> None:
     asyncio.run(main())
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has PR_SET_PDEATHSIG; docs/operations.md")
-def test_it_dies_with_a_supervisor_that_is_killed(directory: Path) -> None:
-    """It has no lifeline to watch, so the kernel ends it."""
-    code = (
-        "import subprocess; from pathlib import Path; from cluster import embedded; from cluster.rundir import RunDir\n"
-        f"spec = embedded.spec(embedded.binary(), RunDir(Path({str(directory)!r})))\n"
-        "process = subprocess.Popen(spec.argv); print(process.pid, flush=True); process.wait()"
-    )
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=ROOT, text=True) as supervisor:
-        assert supervisor.stdout is not None
-        pid = int(supervisor.stdout.readline())
+def test_it_ends_when_its_supervisor_is_gone_for_good(directory: Path) -> None:
+    """However that died; in order, though a bit later, as nodes have to sign off there."""
+    reading, writing = os.pipe()
+    spec = embedded.spec(embedded.binary(), RunDir(directory), outlive_s=0.3)
+    argv = (*spec.argv, "--lifeline-fd", str(reading))
+    with subprocess.Popen(argv, env=spec.env, pass_fds=(reading,)) as guard:
+        os.close(reading)
 
         async def main() -> None:
             await eventually(lambda: embedded.answers(embedded.url(RunDir(directory))))
-            supervisor.kill()
-            await eventually(lambda: is_gone(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+            os.close(writing)
+            assert await embedded.answers(embedded.url(RunDir(directory)))
+            await eventually(lambda: guard.poll() is not None)
 
         asyncio.run(main())
+        assert guard.returncode == 0
+    assert not RunDir(directory).socket("valkey").exists()
 
 
-def test_it_does_not_start_for_a_supervisor_that_is_gone_already(directory: Path) -> None:
-    """The kernel is asked too late then, and would not end it."""
-    argv = list(embedded.spec(embedded.binary(), RunDir(directory)).argv)
-    argv[argv.index(str(os.getpid()))] = "1"
-    ended = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
-    assert (ended.returncode, ended.stderr) == (1, "the supervisor is gone\n")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has PR_SET_PDEATHSIG; docs/operations.md")
+def test_it_dies_with_its_guard(directory: Path) -> None:
+    """kill -9 of that one process: nobody else would end the server."""
+
+    async def main() -> None:
+        async with supervising(directory) as (supervisor, _):
+            child = supervisor.start(embedded.spec(embedded.binary(), RunDir(directory)))
+            await child.until(ChildState.READY)
+            assert child.pid is not None
+            (server,) = psutil.Process(child.pid).children()
+            os.kill(child.pid, signal.SIGKILL)
+            await eventually(lambda: not server.is_running() or server.status() == psutil.STATUS_ZOMBIE)
+
+    asyncio.run(main())
+
+
+def test_what_happens_to_the_server_is_said_of_the_child(directory: Path) -> None:
+    """The supervisor sees the guard end as the server ended."""
+
+    async def main() -> None:
+        async with supervising(directory) as (supervisor, _):
+            child = supervisor.start(embedded.spec(embedded.binary(), RunDir(directory)))
+            await child.until(ChildState.READY)
+            assert child.pid is not None
+            (server,) = psutil.Process(child.pid).children()
+            server.send_signal(signal.SIGKILL)
+            await eventually(lambda: child.restarts == 1 and child.state is ChildState.READY)
+            assert child.reason == "killed by SIGKILL"
+
+    asyncio.run(main())
 
 
 def test_without_the_package_the_user_reads_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

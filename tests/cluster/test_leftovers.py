@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from cluster import embedded
-from cluster.leftovers import clear
+from cluster import embedded, leftovers
+from cluster.birth import birth
+from cluster.leftovers import Estate, estates, is_inhabited, vacate
 from cluster.rundir import RunDir, run_directory
 from tests.support.commands import runtime_directory
 
@@ -53,13 +53,19 @@ def sleeper(*command: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
 def _report(run_dir: RunDir, pid: int, **more: Any) -> None:
     child = {
         "name": "n3000",
+        "kind": "node",
         "pid": pid,
-        "created": psutil.Process(pid).create_time(),
-        "lifeline": False,
+        "birth": birth(pid),
+        "outlives": True,
         "stop_within_s": 5.0,
         "ports": [3000],
     }
     run_dir.publish("supervisor", {"children": [child | more]})
+
+
+def clear(base: Path, ports: set[int]) -> None:
+    for estate in estates(base):
+        leftovers.clear(estate, ports)
 
 
 def test_a_directory_of_the_living_is_left_alone(base: Path) -> None:
@@ -77,9 +83,9 @@ def test_a_directory_without_anybody_is_removed(base: Path, dead: RunDir) -> Non
 
 
 def test_an_orphaned_redis_is_ended(base: Path, dead: RunDir) -> None:
-    """Where there is no parent-death signal it outlives its supervisor."""
-    server = embedded.spec(embedded.binary(), dead).argv[6:]
-    with sleeper(*server) as process:
+    """Where there is no parent-death signal it outlives its guard."""
+    argv = embedded.spec(embedded.binary(), dead).argv
+    with sleeper(*argv[argv.index(str(embedded.binary())) :]) as process:
         _until((dead.path / embedded.PID_FILE).exists)
         clear(base, set())
         assert process.wait(timeout=10) == 0
@@ -137,18 +143,19 @@ def test_one_that_does_not_stop_is_killed(base: Path, dead: RunDir, caplog: pyte
     assert "process of a dead supervisor killed" in caplog.text
 
 
-def test_one_with_a_lifeline_is_waited_for_not_signalled(base: Path, dead: RunDir) -> None:
+def test_one_that_ends_by_itself_is_waited_for_not_signalled(base: Path, dead: RunDir) -> None:
     """It is stopping already; here it takes half a second."""
     with sleeper(sys.executable, "-I", "-S", "-c", "import time; time.sleep(0.5)") as process:
-        _report(dead, process.pid, lifeline=True)
+        _report(dead, process.pid, outlives=False)
         clear(base, {3000})
         assert process.wait(timeout=10) == 0
 
 
-def test_a_pid_that_was_used_again_is_not_mistaken(base: Path, dead: RunDir) -> None:
+@pytest.mark.parametrize("born", ["", "another-boot/1", None])
+def test_a_pid_that_was_used_again_is_not_mistaken(base: Path, dead: RunDir, born: str | None) -> None:
     """A process has its pid and the time of its start."""
     with sleeper() as process:
-        _report(dead, process.pid, created=1.0)
+        _report(dead, process.pid, birth=born)
         clear(base, {3000})
         assert process.poll() is None
     assert not dead.path.exists()
@@ -156,7 +163,13 @@ def test_a_pid_that_was_used_again_is_not_mistaken(base: Path, dead: RunDir) -> 
 
 @pytest.mark.parametrize(
     "report",
-    ["{", json.dumps({"children": [{"name": "n3000", "pid": None, "created": None}]}), json.dumps({})],
+    [
+        "{",
+        json.dumps({"children": [{"name": "n3000", "pid": None, "birth": None}]}),
+        "{}",
+        "[]",
+        '{"children": [{"pid": 1}]}',
+    ],
 )
 def test_a_report_that_says_nothing_useful_is_no_obstacle(base: Path, dead: RunDir, report: str) -> None:
     """Cut short by a full disk, or from the moment before anything ran."""
@@ -172,4 +185,49 @@ def test_children_that_are_gone_count_for_nothing(base: Path, dead: RunDir) -> N
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         clear(base, {3000})
+    assert not dead.path.exists()
+
+
+def test_a_directory_is_inhabited_while_somebody_in_its_report_runs(dead: RunDir) -> None:
+    """Then a supervisor that could not come up leaves it as it is."""
+    assert not is_inhabited(dead)
+    with sleeper() as process:
+        _report(dead, process.pid)
+        assert is_inhabited(dead)
+    assert not is_inhabited(dead)
+
+
+def test_workers_get_the_time_to_let_go_of_their_sockets(dead: RunDir) -> None:
+    """And are left alone when they have: they drain."""
+    with sleeper() as process:
+        _report(dead, process.pid, kind="worker")
+        answers = iter([False, False, True])
+        vacate(Estate.of(dead), lambda: next(answers))
+        assert next(answers, None) is None
+        assert process.poll() is None
+
+
+def test_a_worker_that_hangs_is_killed_for_its_sockets(dead: RunDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGSTOP: it would hold them for ever."""
+    monkeypatch.setattr(leftovers, "LET_GO_S", 0.1)
+    with sleeper() as process:
+        process.send_signal(signal.SIGSTOP)
+        _report(dead, process.pid, kind="worker")
+        vacate(Estate.of(dead), lambda: False)
+        assert process.poll() is not None
+
+
+def test_redis_is_left_to_nodes_that_go_on(base: Path, dead: RunDir) -> None:
+    """Another stack's, that waits for its next supervisor; without them it ends."""
+    with sleeper() as redis:
+        with sleeper() as node:
+            _report(dead, node.pid)
+            report = dead.report("supervisor")
+            assert report is not None
+            shown = {"name": "valkey", "kind": "redis", "pid": redis.pid, "birth": birth(redis.pid), "outlives": True}
+            dead.publish("supervisor", {"children": [*report["children"], shown | {"stop_within_s": 5.0}]})
+            clear(base, {8080})
+            assert redis.poll() is None
+        clear(base, {8080})
+        assert redis.poll() is not None
     assert not dead.path.exists()

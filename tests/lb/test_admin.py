@@ -106,7 +106,7 @@ def test_healthz_names_a_child_that_was_given_up(tmp_path: Path) -> None:
     async def check(admin: Admin) -> None:
         rise(admin.pool, "n3000")
         children = [
-            {"name": "n3000", "pid": 5, "state": "ready", "restarts": 1, "reason": "", "created": 1.0, "kind": "node"},
+            {"name": "n3000", "pid": 5, "state": "ready", "restarts": 1, "reason": "", "birth": "b/1", "kind": "node"},
             {"name": "n3001", "pid": None, "state": "given_up", "restarts": 9, "reason": "cannot import x"},
         ]
         admin.run_dir.publish(SUPERVISOR, {"pid": 1, "children": children})
@@ -144,6 +144,7 @@ def test_nodes_are_shown_with_what_they_say_and_what_we_carry(tmp_path: Path) ->
             "reason": "answers its probes",
             "path": "tunnel",
             "static": True,
+            "adopted": False,
             "connections": 4,
             "tunnels": 1,
             "handoffs": 0,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cluster.config import Config, Nodes
-from lb.changes import _WORKERS_READ, Plan, plan
+from lb.changes import _WORKERS_READ, Plan, fits, plan
 from tests.support.stack import ROOT
 
 
@@ -46,6 +46,24 @@ def test_an_address_moves_with_new_workers(key: str) -> None:
     assert _plan(lb={key: "127.0.0.1:9000"}) == Plan(workers=True, listen=key == "listen", admin=key == "admin")
 
 
+@pytest.mark.parametrize(
+    ("sections", "fit"),
+    [
+        ({}, True),
+        ({"lb": {"workers": 3}, "log": {"level": "debug"}, "restart": {"window_s": 5.0}}, True),
+        ({"nodes": {"local": 5, "first_port": 3001, "static": ["http://10.0.0.5:3000"], "discover": False}}, True),
+        ({"nodes": {"app": "other:sio"}}, False),
+        ({"nodes": {"drain_s": 1.0}}, False),
+        ({"secret": "another"}, False),
+        ({"redis": "redis://127.0.0.1"}, False),
+        ({"cluster": "other"}, False),
+    ],
+)
+def test_a_node_fits_if_all_that_it_read_is_the_same(sections: dict[str, Any], fit: bool) -> None:
+    """Whatever concerns only others is no reason to replace it."""
+    assert fits(Config(), Config.model_validate(sections)) is fit
+
+
 def test_more_nodes_are_started_and_workers_learn_of_them() -> None:
     """Those that run are left alone."""
     assert _plan(nodes={"local": 5}) == Plan(workers=True, add=(3003, 3004))
@@ -68,7 +86,7 @@ def test_another_application_rolls_the_nodes_after_a_look_at_it() -> None:
 
 @pytest.mark.parametrize(
     "nodes",
-    [{"ping_interval_s": 20.0}, {"drain_s": 1.0}, {"outlive_supervisor": True}, {"advertise": "10.0.0.1"}],
+    [{"ping_interval_s": 20.0}, {"drain_s": 1.0}, {"outlive_supervisor_s": 5.0}, {"advertise": "10.0.0.1"}],
 )
 def test_settings_of_nodes_roll_them_and_leave_the_workers(nodes: dict[str, Any]) -> None:
     """A tunnel through a worker survives that."""

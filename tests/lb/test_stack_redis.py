@@ -34,8 +34,10 @@ def test_a_server_that_does_not_start_is_one_readable_line(tmp_path: Path, monke
 
     async def main() -> None:
         async with supervising(tmp_path, QUICK) as (supervisor, _):
+            redis = Redis(Config())
+            await redis.check()
             with pytest.raises(StartError, match=r"^redis: the embedded Valkey does not start: .*no memory$"):
-                await Redis(Config()).start(supervisor, RunDir(tmp_path))
+                await redis.start(supervisor, redis.spec(RunDir(tmp_path), 0.0))
 
     asyncio.run(main())
 
@@ -83,6 +85,20 @@ def test_the_agreed_secret_outlives_a_redis_that_forgot_it(
         keeping.cancel()
         await asyncio.wait([keeping])
         assert keeping.cancelled()
+
+    asyncio.run(main())
+
+
+def test_a_secret_that_running_nodes_have_is_kept(valkey: Valkey) -> None:
+    """What they have signed must stay readable; but what is configured, or agreed on with others, goes first."""
+
+    async def main() -> None:
+        assert await Redis(Config()).secret("theirs") == "theirs"
+        assert await Redis(Config(redis="none")).secret("theirs") == "theirs"
+        assert await Redis(Config(secret="configured")).secret("theirs") == "configured"
+        shared = Redis(Config(redis=valkey.url))
+        assert await shared.secret("theirs") == "theirs"
+        assert await shared.secret("another's") == "theirs"
 
     asyncio.run(main())
 

@@ -55,6 +55,14 @@ async def supervising(
                 await supervisor.stop(*supervisor.children)
 
 
+def is_over(pid: int) -> bool:
+    """Return whether the process `pid` does nothing any more: whoever adopts an orphan need not reap it at once."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 def is_gone(pid: int) -> bool:
     """Return whether the process `pid` has ended (a zombie that nobody reaped has not: that would be our fault)."""
     return not psutil.pid_exists(pid)
