@@ -30,6 +30,9 @@ from benchmarks.sio.results import Connected, Delivered, Echoed, Idle
 from benchmarks.sio.swarm import PATIENCE_S, Phase, Swarm, lost, swarm_at
 
 SETTLE_S = 2.0
+LINGER_S = 0.2
+"""What comes after all has come is one too many."""
+
 LATE_S = 1.0
 """A broadcast that arrives so long after the last was sent has waited in a queue."""
 
@@ -98,6 +101,7 @@ def broadcast(options: argparse.Namespace, swarm: Swarm) -> Delivered:
     late_s = speak(options.seconds)
     deliveries = broadcasts.deliveries - heard_before
     meter.read(deliveries)
+    _go_on(swarm, LINGER_S)
     times = sorted(broadcasts.latencies_s)
     return Delivered(
         deliveries=deliveries,

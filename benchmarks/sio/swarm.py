@@ -5,6 +5,7 @@ No asyncio: a callback through its transports costs as much as a server of ours 
 
 from __future__ import annotations
 
+import os
 import select
 import socket
 import time
@@ -97,7 +98,7 @@ class Client:
         """TCP is connected, or it is not."""
         failure = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if failure:
-            self.end(f"connect: error {failure}")
+            self.end(os.strerror(failure))
             return
         self.phase = Phase.UPGRADING
         self.send(upgrade_request(wire.PATH))

@@ -10,6 +10,7 @@ from typing import NoReturn
 import pytest
 
 JS = Path(__file__).parents[1] / "e2e" / "js"
+JS_SERVERS = Path(__file__).parents[2] / "benchmarks" / "js"
 
 
 def missing(what: str, how_to_get: str) -> NoReturn:
@@ -22,11 +23,20 @@ def missing(what: str, how_to_get: str) -> NoReturn:
 
 def need_js_client() -> str:
     """Return the path of Node.js, if the real JavaScript client is installed as well."""
+    return _need_node_package(JS, "socket.io-client", "npm ci --prefix tests/e2e/js")
+
+
+def need_js_server() -> str:
+    """Return the path of Node.js, if the servers that the benchmarks compare with are installed as well."""
+    return _need_node_package(JS_SERVERS, "socket.io", "npm ci --prefix benchmarks/js")
+
+
+def _need_node_package(where: Path, package: str, how_to_get: str) -> str:
     node = shutil.which("node")
     if node is None:
         missing("Node.js", "install the package nodejs")
-    if not (JS / "node_modules" / "socket.io-client").is_dir():
-        missing("socket.io-client", "run: npm ci --prefix tests/e2e/js")
+    if not (where / "node_modules" / package).is_dir():
+        missing(package, f"run: {how_to_get}")
     return node
 
 
