@@ -117,6 +117,7 @@ def parse_address(text: str) -> IPAddress | None:
     return mapped or address
 
 
+@lru_cache(maxsize=4096)
 def canonical(address: str) -> str:
     """Return `address` as everybody writes it; what is none, unchanged."""
     return str(parse_address(address) or address)
@@ -141,9 +142,11 @@ class TrustedProxies:
         Each proxy appends whom it saw, so from the right every entry is as good as the proxy that wrote it.  What
         cannot be read ends the walk: the last address that could be is the client.
         """
+        if not self.networks:
+            return canonical(peer)
         seen = parse_address(peer)
-        if not self.networks or seen not in self:
-            return str(seen or peer)
+        if seen not in self:
+            return canonical(peer)
         entries = b",".join(forwarded_for).decode("latin-1").split(",")
         for entry in reversed(entries):
             address = parse_address(entry)
@@ -155,6 +158,7 @@ class TrustedProxies:
         return str(seen)
 
 
+@lru_cache(maxsize=4096)
 def masked(address: str) -> str:
     """Return the network that stands for a client: /32 of IPv4; /64 of IPv6, in which a host may change."""
     parsed = parse_address(address)

@@ -81,7 +81,7 @@ class Worker:
             await admin.setup()
             await web.SockSite(admin, admin_listening).start()
             await _first_picture(pool)
-            await front.start(listening)
+            front.start(listening)
             lifecycle.say_ready(options.ready_fd)
             log.info("serving", extra={"nodes": sum(node.takes_new for node in pool), "most_connections": most})
             await stopping.wait()

@@ -13,7 +13,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
@@ -44,9 +44,21 @@ class DownstreamLimits:
 class Downstream(RequestHandler):
     """One client's connection, from accept to its end or to its detachment."""
 
-    __slots__ = ("_admitted", "_head_began", "_head_timer", "_last_payload", "_limits", "_lingers", "number")
+    __slots__ = (
+        "_admitted",
+        "_head_began",
+        "_head_timer",
+        "_last_payload",
+        "_limits",
+        "_lingers",
+        "_received",
+        "number",
+    )
 
-    def __init__(self, server: AiohttpServer, limits: DownstreamLimits, number: int, **options: Any) -> None:
+    def __init__(
+        self, server: AiohttpServer, limits: DownstreamLimits, number: int, received: bytes, *, admitted: bool
+    ) -> None:
+        """Serve a client that sent `received` so far; `admitted` tells whether it has a place already."""
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -54,22 +66,27 @@ class Downstream(RequestHandler):
             tcp_keepalive=False,  # inherited from the listening socket
             access_log=None,  # type: ignore[arg-type]
             auto_decompress=False,
-            **options,
         )
         self.number = number
         self._limits = limits
-        self._admitted = self._lingers = False
+        self._received = received
+        self._admitted = admitted
+        self._lingers = False
         self._head_began = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._last_payload: StreamReader = EMPTY_PAYLOAD
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not self._limits.admission.admit():
+        if not self._admitted and not self._limits.admission.admit():
             self._refuse(cast(asyncio.Transport, transport))
             return
         self._admitted = True
         super().connection_made(transport)
         self._time_head()
+        # Before the transport reads: what was read before it was there comes first.
+        received, self._received = self._received, b""
+        if received:
+            self.data_received(received)
 
     def data_received(self, data: bytes) -> None:
         if self._force_close:

@@ -6,17 +6,19 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import count
 from typing import Protocol, cast
 
 from aiohttp.web import BaseRequest, Server
 
 from cluster.config import Config
-from cluster.listening import BACKLOG
 from lb.affinity import Recogniser, set_cookie
+from lb.arrivals import Arrivals, defer_accept
 from lb.downstream import Downstream, DownstreamLimits
 from lb.errors import BadRequest, BalancerError, ClientTooSlow, NoNodeAvailable, answer_to
 from lb.exchange import Exchange, Sent
+from lb.express import Arrived, Express
 from lb.forward import ExchangeMetrics, Forwarder
 from lb.handoff import HandoffMetrics, Handoffs
 from lb.headers import Via, is_websocket_upgrade, values
@@ -29,10 +31,6 @@ from lb.upgrade import Upgrades
 from lb.upstream import ConnectMetrics, Upstream
 
 log = logging.getLogger(__name__)
-
-
-ACCEPTS_AT_ONCE = 64
-"""asyncio takes a backlog also for how often it tries to accept in a row, and goes on when it is out of descriptors."""
 
 
 class FrontMetrics(ExchangeMetrics, TunnelMetrics, HandoffMetrics, ConnectMetrics, Protocol):
@@ -48,10 +46,10 @@ class Front:
         self._pool = pool
         self._metrics = metrics
         self._recogniser = Recogniser.of(config)
-        self._cookie_for: Callable[[str], str] = lambda slot: set_cookie(
-            config.cookie_name, lb.cookie, slot, self._recogniser.secret
+        self._cookie_for: Callable[[str], str] = lru_cache(maxsize=1024)(
+            lambda slot: set_cookie(config.cookie_name, lb.cookie, slot, self._recogniser.secret)
         )
-        self._stopping = False
+        self._stopping = self._is_over = False
         self._empty = asyncio.Event()
         self._admission = Admission(most_connections, on_empty=self._empty.set)
         self._upstream = Upstream(pool, metrics, lb.connect_timeout_s)
@@ -60,6 +58,7 @@ class Front:
         self._tunnels = Tunnels(self._forwarder, metrics, self._admission.leave, lb.tunnel_idle_s)
         self._handoffs = Handoffs(metrics)
         self._upgrades = Upgrades(pool, router, self._forwarder, self._handoffs, self._tunnels)
+        self._express = Express(self._recogniser, pool, router, self._handoffs, self._cookie_for)
         self._limits = DownstreamLimits(
             admission=self._admission,
             head_timeout_s=lb.head_timeout_s,
@@ -69,7 +68,8 @@ class Front:
         # What `_serve` returns is no StreamResponse, see `Sent`.
         self._server = Server(self._serve, handler_cancellation=True)  # type: ignore[arg-type]
         self._numbers = count(1)
-        self._listener: asyncio.Server | None = None
+        self._arrivals: Arrivals | None = None
+        self._receiving: set[asyncio.Task[None]] = set()
 
     @property
     def connections(self) -> int:
@@ -80,26 +80,48 @@ class Front:
     def tunnels(self) -> int:
         return len(self._tunnels)
 
-    async def start(self, listening: socket.socket) -> None:
-        """Serve on `listening`, which this takes over.
-
-        An accept that fails for want of descriptors is tried again by both event loops; it does not come to that
-        while `most_connections` is less than the descriptors allow.
-        """
+    def start(self, listening: socket.socket) -> None:
+        """Serve on `listening`, which this takes over."""
         keep_alive(listening)
-        self._listener = await self._loop.create_server(
-            lambda: Downstream(self._server, self._limits, next(self._numbers)), sock=listening, backlog=ACCEPTS_AT_ONCE
-        )
-        listening.listen(BACKLOG)
+        defer_accept(listening)
+        self._arrivals = Arrivals(listening, self._admission, self._express, self._receive)
+        self._arrivals.open()
+
+    def _receive(self, arrived: Arrived, admitted: bool) -> None:
+        if self._is_over:
+            self._gone(arrived, admitted)
+            return
+        task = self._loop.create_task(self._received(arrived, admitted))
+        self._receiving.add(task)
+        task.add_done_callback(self._receiving.discard)
+
+    async def _received(self, arrived: Arrived, admitted: bool) -> None:
+        arrived.sock.setblocking(False)
+        number = next(self._numbers)
+        connection = Downstream(self._server, self._limits, number, arrived.received, admitted=admitted)
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, arrived.sock)
+        except OSError as exc:
+            log.debug("connection lost as it came", extra={"conn": number, "reason": exc.strerror})
+            self._gone(arrived, admitted)
+
+    def _gone(self, arrived: Arrived, admitted: bool) -> None:
+        arrived.sock.close()
+        if admitted:
+            self._admission.leave()
 
     async def stop(self, drain_s: float) -> None:
         """Stop accepting; let exchanges and tunnels finish for `drain_s`; end the rest."""
         self._stopping = True
-        if self._listener is not None:
-            self._listener.close()
+        if self._arrivals is not None:
+            self._arrivals.close()
+        if self._receiving:
+            await asyncio.wait(self._receiving)
         for connection in self._server.connections:
             cast(Downstream, connection).end_if_idle()
         if not await self._emptied(drain_s):
+            self._is_over = True
+            self._handoffs.close()
             self._tunnels.close()
             for connection in self._server.connections:
                 cast(Downstream, connection).end()

@@ -11,14 +11,16 @@ import errno
 import logging
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Protocol
 
 from cluster import handoff
 from cluster.handoff import BadPacket, Closed, Handoff, Refused, Taken
 from lb.downstream import Downstream
-from lb.errors import BalancerError
+from lb.offer import Answer, LinkBroken, LinkLost, Lost, NotTaken, Offer, Silent, TooMuchRead, check
 from lb.pool import Node
 
 log = logging.getLogger(__name__)
@@ -33,37 +35,10 @@ AT_ONCE = 256
 """Packets read before everything else gets its turn."""
 
 
-class NotTaken(BalancerError):
-    """The node has not taken the connection, which is unharmed: choose another node."""
-
-
-class TooMuchRead(NotTaken):
-    """The client has sent so much behind its request that it does not fit in one packet."""
-
-
-class LinkBroken(NotTaken):
-    """There is no talking to the node's handoff socket: its tunnel is left."""
-
-
-class _LinkLost(NotTaken):
-    """The link ended before the node had answered, which may be said of an earlier process under its name."""
-
-
 class HandoffMetrics(Protocol):
     def handed_over(self, node: str) -> None: ...
 
     def handed_over_closed(self, node: str, seconds: float) -> None: ...
-
-
-@dataclass(frozen=True)
-class _Lost:
-    """Instead of an answer: the link has ended.  A node says that it takes a connection, on this very link, before it
-    does; so it has not."""
-
-    reason: str
-
-
-_Answer = Taken | Refused | _Lost
 
 
 @dataclass(eq=False)
@@ -73,7 +48,9 @@ class _Link:
     node: Node
     sock: socket.socket
     path: str
-    waiting: dict[int, asyncio.Future[_Answer]] = field(default_factory=dict)
+    offers: dict[int, Offer] = field(default_factory=dict)
+    """Those that the node has not answered, the oldest first."""
+    watch: asyncio.TimerHandle | None = None
     opened_at: dict[int, float] = field(default_factory=dict)
     """Connections that the node has, and since when, in the event loop's seconds."""
     silent_since: float | None = None
@@ -101,29 +78,44 @@ class Handoffs:
         """
         try:
             await self._try(node, connection, head, cookie)
-        except _LinkLost:
+        except LinkLost:
             # Once more, over a new link: the node may have been replaced by a process that serves.
             await self._try(node, connection, head, cookie)
 
     async def _try(self, node: Node, connection: Downstream, head: bytes, cookie: str | None) -> None:
+        descriptor, early = connection.hold()
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+        offer = None
+        try:
+            offer = self.offer(node, descriptor, head + early, cookie, partial(_set, answer))
+            check(await answer)
+        except BaseException:
+            connection.release()
+            if offer is not None:
+                offer.forget()
+            raise
+        connection.give_away()
+
+    def offer(
+        self, node: Node, descriptor: int, received: bytes, cookie: str | None, on_answer: Callable[[Answer], None]
+    ) -> Offer:
+        """Offer the connection `descriptor` to `node`, which gets a copy, with the rewritten head and what came behind.
+
+        `on_answer` is called once, later, at a time when the node either has the connection or never will.  Raises
+        TooMuchRead, LinkBroken or another NotTaken when it does not even come to that.
+        """
         link = self._link(node)
         if link.silent_since is not None and self._loop.time() - link.silent_since < SILENT_S:
             raise NotTaken("it has not answered the handoff before")
-        descriptor, early = connection.hold()
+        if len(received) > handoff.MOST_BYTES:
+            raise TooMuchRead(f"{len(received)} bytes were read already")
         number = next(self._numbers)
         valid_until_ns = time.monotonic_ns() + int(handoff.VALID_S * 1e9)
-        answer = link.waiting[number] = self._loop.create_future()
-        try:
-            if len(head) + len(early) > handoff.MOST_BYTES:
-                raise TooMuchRead(f"{len(head) + len(early)} bytes were read already")
-            self._send(link, Handoff(number, valid_until_ns, cookie or "", head + early), descriptor)
-            await self._taken(link, answer, valid_until_ns)
-        except BaseException:
-            connection.release()
-            raise
-        finally:
-            link.waiting.pop(number, None)
-        connection.give_away()
+        self._send(link, Handoff(number, valid_until_ns, cookie or "", received), descriptor)
+        offer = link.offers[number] = Offer(link.offers, number, valid_until_ns / 1e9 + ANSWER_MARGIN_S, on_answer)
+        if link.watch is None:
+            self._watch(link, offer)
+        return offer
 
     def _send(self, link: _Link, message: Handoff, descriptor: int) -> None:
         try:
@@ -134,25 +126,25 @@ class Handoffs:
             if exc.errno == errno.EMSGSIZE:  # a host whose socket buffers are smaller than usual
                 raise TooMuchRead(f"{len(message.received)} bytes do not fit in the socket's buffer") from None
             self._drop(link, _reason(exc))
-            raise _LinkLost(f"its handoff socket is gone: {_reason(exc)}") from None
+            raise LinkLost(f"its handoff socket is gone: {_reason(exc)}") from None
 
-    async def _taken(self, link: _Link, answer: asyncio.Future[_Answer], valid_until_ns: int) -> None:
-        give_up_at = valid_until_ns / 1e9 + ANSWER_MARGIN_S
-        # By the clock that the node goes by, not by a timer that may be early.
-        while not answer.done() and (left_s := give_up_at - time.monotonic()) > 0:
-            await asyncio.wait((answer,), timeout=left_s)
-        if not answer.done():
-            # It may be we who are late: what the node said in time is in the socket by now.
-            while self._read_some(link):
-                continue
-        if not answer.done():
+    def _watch(self, link: _Link, oldest: Offer) -> None:
+        """Look again when the oldest offer is due: one timer for all, as each is given the same time."""
+        link.watch = self._loop.call_later(max(0.0, oldest.due - time.monotonic()), self._look, link)
+
+    def _look(self, link: _Link) -> None:
+        link.watch = None
+        # It may be we who are late: what the node said in time is in the socket by now.
+        while self._read_some(link):
+            continue
+        # By the clock that the node goes by, and not by the timer, which may be early.
+        now = time.monotonic()
+        for offer in list(link.offers.values()):
+            if offer.due > now:
+                self._watch(link, offer)
+                return
             link.silent_since = self._loop.time()
-            raise NotTaken(f"no answer to a handoff within {handoff.VALID_S:g} s")
-        match answer.result():
-            case Refused(_, reason):
-                raise NotTaken(f"it refused a handoff: {reason}")
-            case _Lost(reason):
-                raise _LinkLost(f"its handoff socket is gone: {reason}")
+            offer.settle(Silent())
 
     def _link(self, node: Node) -> _Link:
         link = self._links.get(node)
@@ -166,7 +158,7 @@ class Handoffs:
         return link
 
     def _read_some(self, link: _Link) -> bool:
-        """Hear what the node says; return whether there may be more."""
+        """Hear what the node says; return whether there may be an answer among what is left."""
         for _ in range(AT_ONCE):
             if self._links.get(link.node) is not link:
                 return False
@@ -183,6 +175,8 @@ class Handoffs:
                 self._drop(link, "closed by the node")
                 return False
             self._hear(link, packet)
+            if not link.offers:
+                return False
         return True
 
     def _hear(self, link: _Link, packet: bytes) -> None:
@@ -194,10 +188,9 @@ class Handoffs:
             return
         match message:
             case Taken(number) | Refused(number):
-                answer = link.waiting.get(number)
-                if answer is not None and not answer.done():
-                    answer.set_result(message)
+                if (offer := link.offers.get(number)) is not None:
                     self._count(link, message)
+                    offer.settle(message)
             case Closed(ids):
                 self._closed(link, ids)
             case Handoff():
@@ -222,10 +215,16 @@ class Handoffs:
         log.info("handoff link ended", extra={"node": link.node.name, "reason": reason, "open": len(link.opened_at)})
         self._loop.remove_reader(link.sock)
         link.sock.close()
-        for answer in link.waiting.values():
-            if not answer.done():
-                answer.set_result(_Lost(reason))
+        if link.watch is not None:
+            link.watch.cancel()
+        for offer in list(link.offers.values()):
+            offer.settle(Lost(reason))
         self._closed(link, tuple(link.opened_at))
+
+
+def _set(future: asyncio.Future[Answer], answer: Answer) -> None:
+    if not future.done():  # whoever waited was cancelled meanwhile
+        future.set_result(answer)
 
 
 def _connected(path: str) -> socket.socket:

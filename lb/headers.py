@@ -10,6 +10,7 @@ import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lb.errors import NodeFailed
 
@@ -35,8 +36,7 @@ class Via:
 
 def end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
     """Return `headers` without those that concern one connection only (RFC 9110 7.6.1)."""
-    named = {token.strip().lower() for value in values(headers, b"connection") for token in value.split(b",")}
-    dropped = (_HOP_BY_HOP | named) - _NEVER_NAMED
+    dropped = _dropped(headers)
     return [
         (name, value)
         for name, value in headers
@@ -44,14 +44,27 @@ def end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
     ]
 
 
+def _dropped(headers: Headers) -> frozenset[bytes]:
+    """Return the names, in lower case, of what concerns one connection only."""
+    named = tokens(headers, b"connection") - _HOP_BY_HOP - _NEVER_NAMED
+    return _HOP_BY_HOP | named if named else _HOP_BY_HOP
+
+
 def values(headers: Headers, name: bytes) -> list[bytes]:
     """Return every value of the field `name` (given in lower case)."""
     return [value for key, value in headers if key.lower() == name]
 
 
-def tokens(headers: Headers, name: bytes) -> set[bytes]:
+def tokens(headers: Headers, name: bytes) -> frozenset[bytes]:
     """Return the lower-case members of the list-valued field `name` (RFC 9110 5.6.1)."""
-    return {token.strip().lower() for value in values(headers, name) for token in value.split(b",")} - {b""}
+    found = values(headers, name)
+    return _members(found[0] if len(found) == 1 else b",".join(found))
+
+
+@lru_cache(maxsize=256)
+def _members(value: bytes) -> frozenset[bytes]:
+    # Remembered: most clients say the same.
+    return frozenset(token.strip().lower() for token in value.split(b",")) - {b""}
 
 
 def is_websocket_upgrade(method: str, version: tuple[int, int], headers: Headers) -> bool:
@@ -76,34 +89,58 @@ def request_head(
 
     `host` stands in for the Host that an HTTP/1.0 client did not send (RFC 9112 3.2).
     """
-    kept = [pair for pair in end_to_end(headers) if via.trusted or not _is_forwarded(pair[0])]
-    if not values(kept, b"host"):
-        kept.insert(0, (b"Host", host.encode()))
+    # RFC 9112 6.1: a request never carries a length and a coding, whatever came in.
+    dropped = _dropped(headers) | {b"content-length"} if chunked else _dropped(headers)
+    kept, said = _kept(headers, dropped, trusted=via.trusted)
+    if b"host" not in said:
+        said[b"host"] = host.encode()
+        kept.insert(0, (b"Host", said[b"host"]))
     if chunked:
-        # RFC 9112 6.1: a request never carries both, whatever came in.
-        kept = [pair for pair in kept if pair[0].lower() != b"content-length"]
         kept.append((b"Transfer-Encoding", b"chunked"))
     if websocket:
         kept += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-    line = b"%b %b HTTP/1.1" % (method.encode(), target.encode("utf-8", "surrogateescape"))
-    return _head(line, _with_forwarded(kept, via))
+    chain = said.get(_FOR)
+    kept.append((b"X-Forwarded-For", b"%b, %b" % (chain, via.peer.encode()) if chain else via.peer.encode()))
+    if b"x-forwarded-proto" not in said:
+        kept.append((b"X-Forwarded-Proto", b"http"))
+    if b"x-forwarded-host" not in said:
+        kept.append((b"X-Forwarded-Host", said[b"host"]))
+    return _head(b"%b %b HTTP/1.1" % (method.encode(), target.encode("utf-8", "surrogateescape")), kept)
+
+
+_FOR = b"x-forwarded-for"
+_TOLD = frozenset({b"host", b"x-forwarded-proto", b"x-forwarded-host"})
+
+
+def _kept(
+    headers: Headers, dropped: frozenset[bytes], *, trusted: bool
+) -> tuple[list[tuple[bytes, bytes]], dict[bytes, bytes]]:
+    """Return what goes on unchanged, and what was said of where the request came from and goes to.
+
+    Each name is looked at once: this is most of what a request costs us.
+    """
+    kept: list[tuple[bytes, bytes]] = []
+    said: dict[bytes, bytes] = {}
+    for pair in headers:
+        name, value = pair[0].lower(), pair[1]
+        if name in dropped or name.startswith(b"proxy-") or (not trusted and _is_forwarded(name)):
+            continue
+        if name == _FOR:
+            if value:
+                said[name] = b"%b, %b" % (said[name], value) if name in said else value
+            continue
+        kept.append(pair)
+        if name in _TOLD:
+            said.setdefault(name, value)
+    return kept, said
 
 
 def _is_forwarded(name: bytes) -> bool:
-    # Some servers read `X_Forwarded_For` as the same name.
-    name = name.lower().replace(b"_", b"-")
+    # Some servers read `x_forwarded_for` as the same name.
+    if not name.startswith((b"x", b"f")):
+        return False
+    name = name.replace(b"_", b"-")
     return name.startswith(b"x-forwarded-") or name in (b"forwarded", b"x-real-ip")
-
-
-def _with_forwarded(headers: list[tuple[bytes, bytes]], via: Via) -> Iterable[tuple[bytes, bytes]]:
-    chain = [value for value in values(headers, b"x-forwarded-for") if value]
-    result = [pair for pair in headers if pair[0].lower() != b"x-forwarded-for"]
-    result.append((b"X-Forwarded-For", b", ".join([*chain, via.peer.encode()])))
-    if not values(headers, b"x-forwarded-proto"):
-        result.append((b"X-Forwarded-Proto", b"http"))
-    if not values(headers, b"x-forwarded-host"):
-        result.append((b"X-Forwarded-Host", values(headers, b"host")[0]))
-    return result
 
 
 def switching_head(reason: str, headers: Headers, cookie: str | None) -> bytes:

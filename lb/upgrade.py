@@ -12,9 +12,10 @@ from lb.downstream import Downstream
 from lb.errors import NoNodeAvailable, NotReached
 from lb.exchange import Exchange, Sent
 from lb.forward import Forwarder
-from lb.handoff import Handoffs, LinkBroken, NotTaken, TooMuchRead
-from lb.headers import request_head
-from lb.pool import Path, Pool
+from lb.handoff import Handoffs
+from lb.headers import Headers, Via, request_head
+from lb.offer import LinkBroken, NotTaken, TooMuchRead
+from lb.pool import Node, Path, Pool
 from lb.route import By, Choice, Router
 from lb.tunnel import Tunnels
 
@@ -84,16 +85,14 @@ class Upgrades:
 
     async def _hand_over(self, exchange: Exchange, choice: Choice) -> Sent:
         node = choice.node
-        head = request_head(
-            exchange.method,
-            exchange.request.raw_path,
-            exchange.headers,
-            exchange.via,
-            host=f"{node.host}:{node.port}",
-            websocket=True,
-        )
+        head = head_for(node, exchange.request.raw_path, exchange.headers, exchange.via)
         cookie = exchange.cookie_for(node.name) if choice.stick else None
         # Before the node answers: of many who come at once, the next must not go by the same count.
         choice.place(new_connection=True)
         await self._handoffs.pass_on(node, cast(Downstream, exchange.request.protocol), head, cookie)
         return Sent(keep_alive=False, status=101)
+
+
+def head_for(node: Node, target: str, headers: Headers, via: Via) -> bytes:
+    """Return the upgrade request that `node` gets with a connection."""
+    return request_head("GET", target, headers, via, host=f"{node.host}:{node.port}", websocket=True)

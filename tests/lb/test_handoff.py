@@ -30,6 +30,9 @@ from tests.support.handing import (
 )
 from tests.support.waiting import eventually, lastingly
 
+SHORT = LONG = 1
+"""How often a node is asked on each way: the long one begins anew with all of them."""
+
 
 @pytest.fixture(autouse=True)
 def _short_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +187,7 @@ def test_a_refusal_means_the_next_node_and_a_wait_before_503(run: Run, tmp_path:
             caller = await front.connect()
             caller.send(upgrade_request())
             link = await node.link()
-            for _ in range(2):
+            for _ in range(SHORT + LONG + LONG):
                 link.say(Refused((await link.packet()).id, "leaving"))
             head, _ = await caller.answer()
             assert head.startswith(b"HTTP/1.1 503")
@@ -264,7 +267,7 @@ def test_a_node_that_dies_with_the_request_in_its_hands_costs_the_client_nothing
                 _busier(front, "n1")
                 caller = await front.connect()
                 caller.send(upgrade_request("/echo"))
-                for _ in range(2):
+                for _ in range(SHORT + LONG + LONG):
                     link = await node.link()
                     await link.packet()
                     link.close()

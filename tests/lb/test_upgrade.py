@@ -129,8 +129,10 @@ def test_while_an_earlier_answer_is_unsent_the_connection_stays_here(
 
     async def main() -> None:
         async with handing(tmp_path) as (front, node):
-            caller = await front.connect()
-            caller.send(upgrade_request("/echo"))
+            caller, head = await front.connect(), upgrade_request("/echo")
+            caller.send(head[:9])
+            await eventually(lambda: front.front.connections == 1)
+            caller.send(head[9:])
             assert await caller.reader.readexactly(len(waiting)) == waiting
             await opened(caller)
             assert (front.node().tunnels, node.adoption.count) == (1, 0)

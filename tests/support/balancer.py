@@ -97,7 +97,7 @@ async def balancer(*ports: int, most_connections: int = 1000, **lb: Any) -> Asyn
     listening.listen()
     listening.setblocking(False)
     port = listening.getsockname()[1]
-    await front.start(listening)
+    front.start(listening)
     result = Balancer(front, pool, metrics, config, port, changes)
     try:
         yield result

@@ -1,0 +1,111 @@
+"""New connections, accepted and looked at once: is it the short way (lb/express.py), or ours to serve?"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+from lb.affinity import canonical
+from lb.errors import OUR_LIMITS
+from lb.express import Arrived, Express
+from lb.limits import Admission
+
+log = logging.getLogger(__name__)
+
+ACCEPTS_AT_ONCE = 64
+"""Connections accepted before everything else gets its turn."""
+
+ACCEPT_AGAIN_S = 0.2
+"""When accepting is tried again after there was no descriptor or no memory for it; they wait in the backlog."""
+
+MOST_READ = 16 * 1024
+"""Bytes taken at the first look.  A longer request takes the long way; what is behind it stays in the socket."""
+
+DEFER_S = 1
+"""How long the kernel may wait for a connection's first bytes before it shows us one that is silent."""
+
+
+def defer_accept(sock: socket.socket) -> None:
+    """Let the kernel show us connections when there is something to read (TCP_DEFER_ACCEPT, tcp(7)), if it can."""
+    if hasattr(socket, "TCP_DEFER_ACCEPT"):
+        with suppress(OSError):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_S)
+
+
+class Arrivals:
+    """Accepts on `listening`, which it takes over.
+
+    `serve` gets each connection that does not go the short way, and whether it has its place in `admission` already.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        admission: Admission,
+        express: Express,
+        serve: Callable[[Arrived, bool], None],
+    ) -> None:
+        self._listening = listening
+        self._admission = admission
+        self._express = express
+        self._serve = serve
+        self._loop = asyncio.get_running_loop()
+        self._again: asyncio.TimerHandle | None = None
+        self._is_short = False
+
+    def open(self) -> None:
+        self._again = None
+        self._loop.add_reader(self._listening, self._accept)
+
+    def close(self) -> None:
+        """Accept no more.  What waits in the backlog is whoever else's who has the listening socket."""
+        if self._again is not None:
+            self._again.cancel()
+        elif self._listening.fileno() >= 0:
+            self._loop.remove_reader(self._listening)
+        self._listening.close()
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_AT_ONCE):
+            try:
+                sock, address = self._listening.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as exc:
+                self._pause(exc)
+                return
+            self._is_short = False
+            self._look_at(sock, canonical(address[0]))
+
+    def _pause(self, exc: OSError) -> None:
+        if not self._is_short:
+            self._is_short = True
+            wanting = OUR_LIMITS.get(exc.errno or 0, exc.strerror)
+            log.error("connections wait to be accepted: out of %s", wanting)
+        self._loop.remove_reader(self._listening)
+        self._again = self._loop.call_later(ACCEPT_AGAIN_S, self.open)
+
+    def _look_at(self, sock: socket.socket, peer: str) -> None:
+        if not self._admission.admit():
+            self._serve(Arrived(sock, peer, b""), False)
+            return
+        try:
+            received = sock.recv(MOST_READ, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self._serve(Arrived(sock, peer, b""), True)
+            return
+        except OSError:
+            received = b""
+        if not received:  # it has come and gone
+            sock.close()
+            self._admission.leave()
+            return
+        arrived = Arrived(sock, peer, received)
+        if not self._express.takes(arrived, self._admission.leave, self._back):
+            self._serve(arrived, True)
+
+    def _back(self, arrived: Arrived) -> None:
+        self._serve(arrived, True)

@@ -1,0 +1,104 @@
+"""The short way: a connection whose first bytes are one whole upgrade request goes to its node without any ado.
+
+Of a WebSocket to a node on this host nothing is left here when it is open.  So when one look at a new connection shows
+all that is needed, neither a transport nor a task of the event loop is made for it: this halves what a handshake costs.
+Whatever is not that simple, or goes wrong, takes the long way (lb/downstream.py, lb/upgrade.py) as if nothing had been
+tried: the client has not been sent a byte, and nothing was read that is not given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD
+
+from cluster.handoff import Taken
+from lb.affinity import Recogniser
+from lb.errors import BalancerError
+from lb.handoff import Handoffs
+from lb.headers import Via, is_websocket_upgrade, values
+from lb.offer import Answer
+from lb.pool import Path, Pool
+from lb.route import Router
+from lb.upgrade import head_for
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A connection that was accepted; `received` is what its client had sent by then."""
+
+    sock: socket.socket
+    peer: str
+    received: bytes
+
+
+class Express:
+    """Takes the connections that can go the short way."""
+
+    def __init__(
+        self, recogniser: Recogniser, pool: Pool, router: Router, handoffs: Handoffs, cookie_for: Callable[[str], str]
+    ) -> None:
+        self._recogniser = recogniser
+        self._pool = pool
+        self._router = router
+        self._handoffs = handoffs
+        self._cookie_for = cookie_for
+        self._loop = asyncio.get_running_loop()
+        self._body = BaseProtocol(self._loop)  # what the parser would ask to wait while a body is not read
+
+    def takes(self, arrived: Arrived, gone: Callable[[], None], back: Callable[[Arrived], None]) -> bool:
+        """Tell whether `arrived` is on its way to a node: then either `gone` or `back` is called, once, later."""
+        found = self._upgrade_in(arrived.received)
+        if found is None:
+            return False
+        request, early = found
+        peer, headers = arrived.peer, request.raw_headers
+        client = self._recogniser.recognise(
+            request.path, values(headers, b"cookie"), peer, values(headers, b"x-forwarded-for")
+        )
+        try:
+            choice = self._router.route(self._pool, client)
+            node = choice.node
+            if node.path is not Path.HANDOFF:
+                return False
+            head = head_for(node, request.path, headers, Via(peer, self._recogniser.trusts(peer)))
+            cookie = self._cookie_for(node.name) if choice.stick else None
+            self._handoffs.offer(
+                node, arrived.sock.fileno(), head + early, cookie, partial(_answered, arrived, gone, back)
+            )
+        except BalancerError:
+            return False
+        choice.place(new_connection=True)
+        return True
+
+    def _upgrade_in(self, received: bytes) -> tuple[RawRequestMessage, bytes] | None:
+        """Return the request that `received` begins with and what is behind it, if it asks for a WebSocket."""
+        # A guess that saves most other requests from being read twice; who spells it another way is served as well.
+        if not received.startswith(b"GET ") or b"ebsocket" not in received:
+            return None
+        parser = HttpRequestParser(self._body, self._loop, 2**16)
+        try:
+            messages, upgraded, early = parser.feed_data(received)
+        except HttpProcessingError:
+            return None  # the long way says what is wrong
+        if not upgraded or len(messages) != 1 or messages[0][1] is not EMPTY_PAYLOAD:
+            return None
+        request = messages[0][0]
+        if not is_websocket_upgrade(request.method, request.version, request.raw_headers):
+            return None
+        return request, early
+
+
+def _answered(arrived: Arrived, gone: Callable[[], None], back: Callable[[Arrived], None], answer: Answer) -> None:
+    if isinstance(answer, Taken):
+        arrived.sock.close()  # our copy; the connection is the node's
+        gone()
+    else:
+        back(arrived)
