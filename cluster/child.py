@@ -239,6 +239,8 @@ class Child:
             pass_fds=self.spec.pass_fds,
             lifeline_fd=self.lifeline_fd if self.spec.lifeline else None,
         )
+        # At once: whoever takes over from us must know of it.
+        self.on_change(self)
         return self._process, pipes.reading
 
     async def _end_when_asked(self, process: Process) -> None:

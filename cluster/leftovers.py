@@ -36,25 +36,31 @@ class Left:
     """A process that a dead supervisor left behind; `facts` is all that its report says of it."""
 
     name: str
+    kind: str
     pid: int
     born: str
+    goes_on: bool
+    """It was told to go on without a supervisor for a while, rather than to end at once."""
+    stop_within_s: float
+    ports: frozenset[int]
     facts: Mapping[str, Any]
 
-    @property
-    def kind(self) -> str:
-        return str(self.facts["kind"])
-
-    @property
-    def stop_within_s(self) -> float:
-        return float(self.facts["stop_within_s"])
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether it was told to go on without a supervisor for a while, rather than to end at once."""
-        return bool(self.facts["outlives"])
+    @classmethod
+    def read(cls, child: Mapping[str, Any]) -> Left:
+        """Raises LookupError, TypeError or ValueError."""
+        return cls(
+            name=str(child["name"]),
+            kind=str(child["kind"]),
+            pid=int(child["pid"]),
+            born=str(child["birth"]),
+            goes_on=bool(child["outlives"]),
+            stop_within_s=float(child["stop_within_s"]),
+            ports=frozenset(child.get("ports", ())),
+            facts=child,
+        )
 
     def uses(self, ports: Collection[int]) -> bool:
-        return not set(self.facts.get("ports", [])).isdisjoint(ports)
+        return not self.ports.isdisjoint(ports)
 
     @property
     def process(self) -> psutil.Process | None:
@@ -81,11 +87,7 @@ class Estate:
     def of(cls, run_dir: RunDir) -> Estate:
         try:
             report = run_dir.report(SUPERVISOR) or {}
-            everyone = [
-                Left(str(child["name"]), int(child["pid"]), str(child["birth"]), child)
-                for child in report.get("children", [])
-                if child["pid"] and child["birth"]
-            ]
+            everyone = [Left.read(child) for child in report.get("children", []) if child["pid"] and child["birth"]]
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
             extra = {"directory": str(run_dir.path), "reason": repr(exc)}
             log.warning("report of a dead supervisor not read", extra=extra)

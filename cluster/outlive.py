@@ -102,7 +102,12 @@ class Outliving:
             time.sleep(LOOK_S)
 
     def _successor(self) -> int | None:
-        """Wait for the next supervisor; return a descriptor of its process, or None if it does not come in time."""
+        """Wait for the next supervisor; return a descriptor of its process, or None if it does not come in time.
+
+        Nor does it come for those that the report does not name: nobody would find them.
+        """
+        if reported_supervisor(self._terms.run_dir) is None:
+            return None
         for pipe in self._pipes:
             pipe.widen()
         deadline = time.monotonic() + self._terms.outlive_s
@@ -129,9 +134,11 @@ class Supervisor(NamedTuple):
 
 
 def reported_supervisor(run_dir: Path) -> Supervisor | None:
-    """Return who says that it supervises the stack of `run_dir`: that process may be dead."""
+    """Return who says that it supervises this very process in the stack of `run_dir`: that one may be dead."""
     try:
         report = json.loads((run_dir / REPORT).read_text(encoding="utf-8"))
+        if all(child["pid"] != os.getpid() for child in report["children"]):
+            return None
         return Supervisor(int(report["pid"]), str(report["birth"]))
     except (OSError, ValueError, LookupError, TypeError):
         # The directory is gone, or a full disk cut the report short.

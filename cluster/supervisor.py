@@ -77,7 +77,9 @@ class Supervisor:
             # Somebody else may have asked the same, for a worker that drains after a reload.
             if child in self.children:
                 self.children.remove(child)
-        self.publish()
+        if children:
+            # Else there may be another supervisor's report, with children that we have not taken over.
+            self.publish()
 
     def hurry(self) -> None:
         """End all children at once."""

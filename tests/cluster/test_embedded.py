@@ -15,10 +15,11 @@ import psutil
 import pytest
 
 from cluster import embedded
+from cluster.birth import birth
 from cluster.child import ChildState
 from cluster.errors import StartError
 from cluster.redis_link import connection
-from cluster.rundir import RunDir
+from cluster.rundir import SUPERVISOR, RunDir
 from tests.support.children import supervising
 from tests.support.commands import runtime_directory
 from tests.support.waiting import eventually
@@ -69,10 +70,12 @@ def test_killed_it_comes_back_at_the_same_socket(directory: Path) -> None:
 def test_it_ends_when_its_supervisor_is_gone_for_good(directory: Path) -> None:
     """However that died; in order, though a bit later, as nodes have to sign off there."""
     reading, writing = os.pipe()
-    spec = embedded.spec(embedded.binary(), RunDir(directory), outlive_s=0.3)
+    spec = embedded.spec(embedded.binary(), RunDir(directory), outlive_s=0.5)
     argv = (*spec.argv, "--lifeline-fd", str(reading))
     with subprocess.Popen(argv, env=spec.env, pass_fds=(reading,)) as guard:
         os.close(reading)
+        report = {"pid": os.getpid(), "birth": birth(os.getpid()), "children": [{"pid": guard.pid}]}
+        RunDir(directory).publish(SUPERVISOR, report)
 
         async def main() -> None:
             await eventually(lambda: embedded.answers(embedded.url(RunDir(directory))))
