@@ -52,7 +52,7 @@ class Node:
     handoff: str = ""
     """Path of its handoff socket, if it runs on this host and has one."""
     handoff_broken: bool = False
-    """That socket could not be used: it is left alone until the node is replaced."""
+    """That socket could not be used: it is left alone for a while, or until the node is replaced."""
     tunnels: int = 0
     """WebSockets that this balancer carries to it now."""
     handed_over: int = 0

@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 WAIT_FOR_ROOM_S = 0.25
 """How long a client waits when no node takes it, before they are asked once more."""
 
+BROKEN_S = 10.0
+"""How long a node whose handoff socket cannot be reached is left to the tunnel, before it is tried again."""
+
 
 class Upgrades:
     """Opens WebSockets."""
@@ -64,7 +67,7 @@ class Upgrades:
                 log.debug("not handed over", extra={"node": node.name, "reason": str(exc)})
             except LinkBroken as exc:
                 # Its port may still be open: then it serves through a tunnel, else the tunnel finds out.
-                node.handoff_broken = True
+                self._leave_alone(node)
                 log.warning("handoff impossible: tunnelling", extra={"node": node.name, "reason": str(exc)})
             except NotTaken as exc:
                 log.info("handoff not taken", extra={"node": node.name, "reason": str(exc)})
@@ -75,6 +78,11 @@ class Upgrades:
             return await self._tunnels.open(exchange, choice)
         except NotReached:
             return None
+
+    def _leave_alone(self, node: Node) -> None:
+        """Tunnel to `node` for a while: with no Redis to tell of a new process, only asking again shows one."""
+        node.handoff_broken = True
+        asyncio.get_running_loop().call_later(BROKEN_S, setattr, node, "handoff_broken", False)
 
     def _can_hand_over(self, exchange: Exchange, choice: Choice) -> bool:
         """Tell whether the node may have the connection now: nothing of ours is on its way to the client, and all

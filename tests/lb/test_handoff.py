@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import lb.handoff
+import lb.upgrade
 from cluster import handoff
 from cluster.handoff import Closed, Handoff, Refused, Taken
 from lb.metrics import NodeCounts
@@ -231,9 +232,9 @@ def test_a_full_socket_is_overloaded_not_broken(run: Run, tmp_path: Path, monkey
 
 
 def test_a_socket_that_is_not_there_means_the_tunnel_and_one_line_in_the_log(
-    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The node's port still serves; `path` says so until the node is replaced."""
+    """The node's port still serves, and `path` says so; when the socket is there it is found again."""
 
     async def main() -> None:
         async with adopting_node(tmp_path) as node, balancer(node.port) as front:
@@ -253,6 +254,16 @@ def test_a_socket_that_is_not_there_means_the_tunnel_and_one_line_in_the_log(
                 assert "No such file" in record.reason or "too long" in record.reason  # type: ignore[attr-defined]
             assert front.node().tunnels == 6
             assert node.adoption.count == 0
+            monkeypatch.setattr(lb.upgrade, "BROKEN_S", 0.05)
+            front.node().handoff_broken = False
+            (await front.connect()).send(upgrade_request("/echo"))
+            await eventually(lambda: front.node().tunnels == 7)
+            hands_over(front, node.path)
+            await eventually(lambda: front.node().path == "handoff")
+            caller = await front.connect()
+            caller.send(upgrade_request("/echo"))
+            assert b"101 Switching" in await caller.head()
+            assert node.adoption.count == 1
 
     run(main)
 
