@@ -87,7 +87,7 @@ def echo(options: argparse.Namespace, swarm: Swarm) -> Echoed:
 
 def broadcast(options: argparse.Namespace, swarm: Swarm) -> Delivered:
     """`rate` times a second a client, each in turn, has its server send `count` messages to everybody."""
-    broadcasts = Broadcasts("x" * options.size)
+    broadcasts = Broadcasts("x" * options.size, options.count)
     clients = swarm.open(options.clients, lambda number: Listener(swarm, number, broadcasts))
     swarm.until(
         lambda: all(client.where for client in clients),

@@ -53,6 +53,7 @@ class Delivered:
     """Of these, and of those before the window."""
     duplicated: int
     reordered: int
+    """Among those of one handler."""
     changed: int
     dropped: int
     seconds: float
@@ -77,8 +78,7 @@ class Delivered:
                 f"{self.deliveries} messages delivered, {self.lost} lost, {self.duplicated} came twice, {self.changed}"
                 f" unknown ones came, {self.dropped} clients dropped"
             )
-        # Nobody promises an order between messages that were sent through different servers.
-        if self.reordered and len(self.servers) == 1:
+        if self.reordered:
             yield f"{self.reordered} messages out of order"
 
 

@@ -1,4 +1,4 @@
-"""The application of the Socket.IO benchmarks with faults, which the benchmarks must find; and one that is in a hurry.
+"""The application of the Socket.IO benchmarks with faults, which the benchmarks must find; two have none.
 
 benchmarks/socketio.py --app tests.benchmarks.faulty:losing
 """
@@ -64,6 +64,12 @@ async def _in_pairs_turned_round(sio: Server, sid: str, number: int, text: str) 
         await _send(sio, number - 1, text)
 
 
+async def _two_handlers_side_by_side(sio: Server, sid: str, number: int, text: str) -> None:
+    if number % 4 == 3:
+        for each in (number - 3, number - 1, number - 2, number):
+            await _send(sio, each, text)
+
+
 async def _with_another_text(sio: Server, sid: str, number: int, text: str) -> None:
     await _send(sio, number, text.upper() if number else text)
 
@@ -77,5 +83,6 @@ pinging = _server(ping_interval=0.2, ping_timeout=0.3)
 losing = _server(_all_but_some)
 doubling = _server(_twice_to_the_speaker)
 reordering = _server(_in_pairs_turned_round)
+overlapping = _server(_two_handlers_side_by_side)
 changing = _server(_with_another_text, answer=str.upper)
 dropping = _server(_and_dropping_the_speaker)

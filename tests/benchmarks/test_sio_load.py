@@ -73,6 +73,13 @@ def test_messages_out_of_order_are_found_and_all_of_them_came(tmp_path: Path) ->
     assert faults(found) == "8 messages out of order"
 
 
+def test_two_handlers_may_overtake_each_other(tmp_path: Path) -> None:
+    """Only what one handler sends has an order."""
+    with our_node(tmp_path, "tests.benchmarks.faulty:overlapping") as server:
+        found = QUICK.broadcast(server, clients=2, rate=5, count=2)
+    assert (found.deliveries, found.lost, faults(found)) == (8, 0, "")
+
+
 def test_an_acknowledgement_with_something_else_is_found(tmp_path: Path) -> None:
     """The client cannot go on then."""
     with our_node(tmp_path, "tests.benchmarks.faulty:changing") as server:

@@ -115,10 +115,12 @@ def test_losses_are_told_and_are_the_exit_status(
     assert "CPU µs per delivery" in output.out
 
 
-def test_order_between_nodes_is_no_promise() -> None:
-    """Clients speak through different nodes."""
-    assert list(faults_in([{FLOTILLA: replace(OURS, reordered=2)}])) == []
-    assert list(remarks_on([{FLOTILLA: replace(OURS, late=True)}]))
+def test_what_went_wrong_is_told_with_the_side() -> None:
+    """And a stack that cannot keep up is not at fault."""
+    assert list(faults_in([{FLOTILLA: replace(OURS, reordered=2)}])) == ["Flotilla, round 1: 2 messages out of order"]
+    late = [{FLOTILLA: replace(OURS, late=True)}]
+    assert list(faults_in(late)) == []
+    assert list(remarks_on(late)) == ["Flotilla, round 1: could not keep up, the latency is that of its queue"]
 
 
 def test_a_redis_that_does_not_answer_is_not_there(tmp_path: Path) -> None:
