@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import socket
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -17,6 +18,7 @@ from cluster.member import Signal, State
 from cluster.tag import new_sid, tag_of
 from lb.affinity import cookie_value
 from lb.downstream import Downstream
+from lb.tcp_info import bytes_unread
 from lb.tunnel import End
 from tests.lb.conftest import Run
 from tests.support.backends import OK, Backend, Conversation, Talk, answering, backend, hanging, tunnel_echo
@@ -24,6 +26,17 @@ from tests.support.balancer import SECRET, Balancer, Caller, balancer, upgrade_r
 from tests.support.ports import free_port
 from tests.support.upstreams import switching_protocols
 from tests.support.waiting import eventually
+
+
+@pytest.fixture(params=["the kernel", "ourselves"])
+def counted_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who counts the bytes; without TCP_INFO we must."""
+    if request.param == "ourselves":
+        monkeypatch.setattr("lb.tunnel.bytes_received", lambda transport: None)
+    elif sys.platform != "linux":
+        pytest.skip("this kernel does not tell")
+    return str(request.param)
+
 
 GET = b"GET /plain HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -337,6 +350,7 @@ def test_a_slow_reader_stops_the_writer_on_the_other_side(run: Run) -> None:
     through(run, talk, check)
 
 
+@pytest.mark.usefixtures("counted_by")
 def test_a_quiet_tunnel_lives_on_without_a_limit_and_ends_with_one(run: Run) -> None:
     """`tunnel_idle_s: 0` is for ever; any byte either way counts as life."""
 
@@ -379,6 +393,32 @@ def test_half_a_tunnel_does_not_stay_for_ever(run: Run, monkeypatch: pytest.Monk
         await eventually(lambda: lb.front.tunnels == 1, within_s=5)
         assert not silent.reader.at_eof()
         node.conversations[0].reset()
+
+    through(run, talk, check)
+
+
+def test_a_tunnel_that_was_quiet_for_long_has_all_its_time_when_one_side_ends(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How long it may rest then is measured from the last sweep that found nothing to limit, not from its last byte."""
+    monkeypatch.setattr("lb.tunnel.STUCK_S", 0.5)
+
+    async def talk(conversation: Conversation, head: bytes) -> None:
+        await conversation.send(switching_protocols(head))
+        await conversation.reader.read()
+        await conversation.send(b"answer")
+        conversation.finish()
+        conversation.ended.set()
+
+    async def check(lb: Balancer, node: Backend) -> None:
+        tunnels = lb.front._tunnels
+        tunnels._sweep_s = 0.02
+        caller = await tunnelled(lb)
+        (tunnel,) = tunnels._open
+        tunnel.quiet_since -= 3600
+        await eventually(lambda: asyncio.get_running_loop().time() - tunnel.quiet_since < 1)
+        caller.writer.write_eof()
+        assert await caller.rest() == b"answer"
 
     through(run, talk, check)
 
@@ -482,6 +522,7 @@ def test_a_draining_node_gets_its_sessions_and_no_others(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.usefixtures("counted_by")
 def test_tunnels_are_counted_while_they_last_and_measured_when_they_end(run: Run) -> None:
     """What least_connections, the metrics and the operator look at."""
 
@@ -501,6 +542,58 @@ def test_tunnels_are_counted_while_they_last_and_measured_when_they_end(run: Run
     through(run, tunnel_echo, check)
 
 
+@pytest.mark.usefixtures("counted_by")
+def test_the_bytes_of_a_tunnel_are_exact_however_it_began_and_ended(run: Run) -> None:
+    """Requests before it, heads, an end of file and what came with the heads: each counts where it belongs."""
+    data = bytes(300_000)
+
+    async def talk(conversation: Conversation, head: bytes) -> None:
+        if b"websocket" not in head:
+            await conversation.send(OK)
+            return
+        await conversation.send(switching_protocols(head) + b"hello")
+        assert len(await conversation.reader.read()) == len(b"early") + len(data)
+        await conversation.send(data[:200_000])
+        conversation.finish()
+        conversation.ended.set()
+
+    async def check(lb: Balancer, node: Backend) -> None:
+        caller = await lb.connect()
+        caller.send(GET)
+        await caller.answer()
+        caller.send(upgrade_request() + b"early")
+        await caller.head()
+        caller.send(data)
+        caller.writer.write_eof()
+        assert len(await caller.rest()) == len(b"hello") + 200_000
+        await eventually(lambda: lb.front.connections == 0)
+        counts = lb.metrics.totals.nodes["n0"]
+        assert (counts.bytes_from_client, counts.bytes_from_node) == (300_005, 200_005)
+
+    through(run, talk, check)
+
+
+def test_what_nobody_read_is_not_counted(run: Run) -> None:
+    """The kernel has it, the node will never get it."""
+
+    async def talk(conversation: Conversation, head: bytes) -> None:
+        await conversation.send(switching_protocols(head))
+        await eventually(lambda: conversation.writer.transport.is_closing(), within_s=30)
+
+    async def check(lb: Balancer, node: Backend) -> None:
+        caller = await tunnelled(lb)
+        (tunnel,) = lb.front._tunnels._open
+        caller.send(bytes(48 * 2**20))
+        await eventually(lambda: not tunnel.client.transport.is_reading())
+        await eventually(lambda: bytes_unread(tunnel.client.transport) > 0)
+        read = tunnel.client.received
+        node.conversations[0].reset()
+        await eventually(lambda: lb.front.connections == 0)
+        assert lb.metrics.totals.nodes["n0"].bytes_from_client == read
+
+    through(run, talk, check)
+
+
 def test_nothing_of_the_http_side_is_kept_for_a_tunnel(run: Run) -> None:
     """aiohttp's handler, its task and its buffers are some 20 KiB for each connection."""
 
@@ -518,6 +611,7 @@ def test_nothing_of_the_http_side_is_kept_for_a_tunnel(run: Run) -> None:
     through(run, tunnel_echo, check)
 
 
+@pytest.mark.usefixtures("counted_by")
 def test_ended_tunnels_are_freed_without_the_garbage_collector(run: Run) -> None:
     """10,000 that end together must not wait for a full collection."""
 
