@@ -87,6 +87,9 @@ class Takeover:
                 nodes[heir.port] = child
         workers = [_taken(supervisor, left, _ending(left)) for left in self.estate.kind("worker")]
         taken = Taken(nodes, next((child for child in found if child), None), [child for child in workers if child])
+        for child in taken.workers:
+            # They end already; this only sees to it that they do in time.
+            child.ask_to_stop()
         log.warning(
             "taking over from a supervisor that died: its nodes go on, with their clients",
             extra={

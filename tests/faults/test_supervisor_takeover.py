@@ -23,7 +23,7 @@ from tests.support.handing import frame, payload_from
 from tests.support.talkers import APP, Talker, talker, talking
 from tests.support.valkey import Valkey
 from tests.support.waiting import eventually
-from tests.support.watched import UP, Watched, refuses, stack, starting
+from tests.support.watched import UP, Watched, config_of, refuses, stack, starting
 
 TAKEN_OVER = "taking over from a supervisor that died"
 
@@ -144,6 +144,46 @@ def test_a_node_that_died_while_nobody_supervised_is_replaced(tmp_path: Path) ->
                 assert again.left() == []
 
     asyncio.run(main())
+
+
+def test_a_node_that_had_not_yet_come_up_is_waited_for(tmp_path: Path) -> None:
+    """Nobody hears it say that it is ready, so it is asked; it is the same process, and no second one is started."""
+
+    async def main() -> None:
+        (tmp_path / "slow.py").write_text(_SLOW, encoding="utf-8")
+        with runtime_directory() as runtime:
+            config = config_of(1, {"nodes": {"app": "slow:sio"}})
+            async with starting(tmp_path, runtime, config) as first:
+                node = name(first)
+                await eventually(lambda: (tmp_path / "begun").exists(), within_s=20)
+                pids = await kill(first)
+            async with starting(tmp_path, runtime, config) as again:
+                await again.until_said(TAKEN_OVER)
+                assert again.children[node]["state"] == "starting"
+                (tmp_path / "go").touch()
+                await again.until_said(UP)
+                assert again.children[node]["state"] == "ready"
+                assert again.pids[node] == pids[node]
+            assert again.left() == []
+
+    asyncio.run(main())
+
+
+_SLOW = """
+import asyncio
+from pathlib import Path
+from node import Server
+
+sio = Server()
+here = Path(__file__).parent
+
+async def wait(app):
+    (here / "begun").touch()
+    while not (here / "go").exists():
+        await asyncio.sleep(0.02)
+
+sio.web.on_startup.append(wait)
+"""
 
 
 def test_what_was_taken_over_is_supervised(tmp_path: Path) -> None:
