@@ -79,12 +79,15 @@ class Worker:
                 tasks.create_task(run()) for run in (discovery.run, Health(pool, config.lb.health).run, reports.run)
             ]
             await admin.setup()
-            await web.SockSite(admin, admin_listening).start()
+            admin_site = web.SockSite(admin, admin_listening)
+            await admin_site.start()
             await _first_picture(pool)
             front.start(listening)
             lifecycle.say_ready(options.ready_fd)
             log.info("serving", extra={"nodes": sum(node.takes_new for node in pool), "most_connections": most})
             await stopping.wait()
+            # Whoever comes next shall have both addresses while we drain.
+            await admin_site.stop()
             await front.stop(config.lb.drain_s)
             await admin.cleanup()
             for task in background:

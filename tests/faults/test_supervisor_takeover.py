@@ -102,6 +102,29 @@ async def _shown(watched: Watched, part: str) -> str:
     return ended.out if part in ended.out else ""
 
 
+def test_a_worker_that_drains_keeps_its_clients_and_none_of_its_addresses(tmp_path: Path) -> None:
+    """Clients in a tunnel have the worker's drain time; the next supervisor need not wait for that."""
+
+    async def main() -> None:
+        with runtime_directory() as runtime:
+            async with killed(tmp_path, runtime, lb={"handoff": "never", "drain_s": 30.0}) as first:
+                async with talking(first.url, 2) as talkers:
+                    pids = await kill(first)
+                    async with started_again(first) as again:
+                        assert not is_over(pids["worker-0"])
+                        await all_talk_on(talkers)
+                        async with talker(again.url) as new:
+                            assert new.pid in pids.values()
+                        for each in talkers:
+                            each.stop()
+                            each.caller.close()
+                        await eventually(lambda: is_over(pids["worker-0"]), what="the old worker is gone")
+                        assert again.lines("killed") == []
+                assert again.left() == []
+
+    asyncio.run(main())
+
+
 def test_nodes_hear_each_other_while_nobody_supervises(tmp_path: Path) -> None:
     """The embedded Redis stays, and with it presence and every message from one node's clients to another's."""
 
