@@ -1,14 +1,15 @@
-"""Clients of an echo server, made of prebuilt frames: one connection, and many of them."""
+"""Clients of an echo server: how any of them opens, one that sends prebuilt frames, and how to open many."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, TypeVar, cast
+from typing import TypeVar, cast
 
 from benchmarks.frames import client_frame, echoed
 from benchmarks.measure import BenchmarkError
@@ -52,21 +53,22 @@ class Tally:
             self.at_rest.set()
 
 
-class Connection(asyncio.Protocol):
-    """One client: the handshake, then one message after the other."""
+class Client(asyncio.Protocol, ABC):
+    """One client up to the server's 101: `opened` is then done.  What follows is for those who derive from this."""
 
-    def __init__(self, number: int, tally: Tally, size: int, request: bytes) -> None:
-        messages = [f"{number}:{turn}:".encode().ljust(size, b"x")[:size] for turn in (0, 1)]
+    def __init__(self, request: bytes) -> None:
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.is_closed = False
-        self._tally = tally
         self._request = request
-        self._frames = [(client_frame(message), echoed(message)) for message in messages]
-        self._next = 0
         self._head: bytes | None = b""
-        self._expected = b""
-        self._got = 0
-        self._sent_at = 0.0
+        """What has come of the server's head; None once the WebSocket is open."""
+
+    @abstractmethod
+    def heard(self, data: bytes) -> None:
+        """Take what came behind the head, in any pieces."""
+
+    def close(self) -> None:
+        self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -77,8 +79,35 @@ class Connection(asyncio.Protocol):
         if not self.opened.done():
             self.opened.set_exception(ConnectionError(f"closed during the handshake, after {self._head!r}"))
 
-    def close(self) -> None:
-        self._transport.abort()
+    def data_received(self, data: bytes) -> None:
+        if self._head is None:
+            self.heard(data)
+            return
+        self._head += data
+        head, ended, behind = self._head.partition(b"\r\n\r\n")
+        if not ended:
+            return
+        if not head.startswith(b"HTTP/1.1 101"):
+            self._transport.abort()
+            return
+        self._head = None
+        self.opened.set_result(None)
+        if behind:
+            self.heard(behind)
+
+
+class Connection(Client):
+    """One message after the other, each once the one before is back."""
+
+    def __init__(self, number: int, tally: Tally, size: int, request: bytes) -> None:
+        super().__init__(request)
+        messages = [f"{number}:{turn}:".encode().ljust(size, b"x")[:size] for turn in (0, 1)]
+        self._tally = tally
+        self._frames = [(client_frame(message), echoed(message)) for message in messages]
+        self._next = 0
+        self._expected = b""
+        self._got = 0
+        self._sent_at = 0.0
 
     def send(self) -> None:
         frame, self._expected = self._frames[self._next]
@@ -88,10 +117,7 @@ class Connection(asyncio.Protocol):
         self._sent_at = time.perf_counter()
         self._transport.write(frame)
 
-    def data_received(self, data: bytes) -> None:
-        if self._head is not None:
-            self._read_head(data)
-            return
+    def heard(self, data: bytes) -> None:
         end = self._got + len(data)
         if self._expected[self._got : end] != data:
             # What follows cannot be told apart any more: this connection is over.
@@ -116,30 +142,11 @@ class Connection(asyncio.Protocol):
         else:
             tally.idle.append(self)
 
-    def _read_head(self, data: bytes) -> None:
-        assert self._head is not None
-        self._head += data
-        if not self._head.endswith(b"\r\n\r\n"):
-            return
-        if self._head.startswith(b"HTTP/1.1 101"):
-            self._head = None
-            self.opened.set_result(None)
-        else:
-            self._transport.abort()
+
+Opened = TypeVar("Opened", bound=Client)
 
 
-class Opening(Protocol):
-    """A client's side of a WebSocket: `opened` is done once the server has agreed."""
-
-    opened: asyncio.Future[None]
-
-    def close(self) -> None: ...
-
-
-Client = TypeVar("Client", bound=Opening)
-
-
-async def open_all(port: int, count: int, client: Callable[[int], Client]) -> list[Client]:
+async def open_all(port: int, count: int, client: Callable[[int], Opened]) -> list[Opened]:
     """Open `count` WebSockets to loopback, each with the protocol that `client` makes of its number, from 0 on.
 
     Raises BenchmarkError if one cannot be opened.
@@ -147,11 +154,11 @@ async def open_all(port: int, count: int, client: Callable[[int], Client]) -> li
     loop = asyncio.get_running_loop()
     gate = asyncio.Semaphore(OPENING_AT_ONCE)
     limit_s = OPEN_TIMEOUT_S + count / LEAST_PER_S
-    opened: list[Client] = []
+    opened: list[Opened] = []
 
     async def open_one(number: int) -> None:
         async with gate:
-            _, one = await loop.create_connection(cast(Callable[[], Any], partial(client, number)), "127.0.0.1", port)
+            _, one = await loop.create_connection(partial(client, number), "127.0.0.1", port)
             opened.append(one)
             await one.opened
 

@@ -17,10 +17,9 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import cast
 
 from benchmarks.arrive import Arrivals
-from benchmarks.client import open_all, percentile, upgrade_request
+from benchmarks.client import Client, open_all, percentile, upgrade_request
 from benchmarks.frames import client_frame, echoed
 from benchmarks.measure import BenchmarkError, allow_descriptors, new_event_loop
 from benchmarks.results import TalkResult
@@ -50,30 +49,16 @@ class Tally:
     at_rest: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class Talker(asyncio.Protocol):
+class Talker(Client):
     """One connection: numbered messages out, the same ones back in."""
 
     def __init__(self, number: int, tally: Tally, request: bytes) -> None:
-        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.is_closed = False
+        super().__init__(request)
         self.missing: set[int] = set()
         """Messages that were overtaken by a later one."""
         self.sent = self.expected = 0
-        self._number, self._tally, self._request = number, tally, request
-        self._is_open = False
+        self._number, self._tally = number, tally
         self._pending = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._transport.write(self._request)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.is_closed = True
-        if not self.opened.done():
-            self.opened.set_exception(ConnectionError(f"closed during the handshake, after {self._pending!r}"))
-
-    def close(self) -> None:
-        self._transport.abort()
 
     @property
     def lost(self) -> int:
@@ -87,18 +72,8 @@ class Talker(asyncio.Protocol):
         self._tally.sent += 1
         self._tally.awaited += 1
 
-    def data_received(self, data: bytes) -> None:
+    def heard(self, data: bytes) -> None:
         data = self._pending + data
-        if not self._is_open:
-            head, found, rest = data.partition(b"\r\n\r\n")
-            self._pending = rest if found else data
-            if found and head.startswith(b"HTTP/1.1 101"):
-                self._is_open = True
-                self.opened.set_result(None)
-            elif found:
-                self._pending = data
-                self._transport.abort()
-            return
         whole = len(data) - len(data) % _ECHO.size
         self._pending = data[whole:]
         for head, number, turn, sent_at_ns in _ECHO.iter_unpack(data[:whole]):
