@@ -66,11 +66,11 @@ class End(asyncio.BaseProtocol):
     @property
     def received(self) -> int:
         """How many bytes were read at this end."""
-        if self._before is not None and not self.lost:
-            brought = bytes_received(self.transport)
-            assert brought is not None  # the same kernel told before
-            return brought - self._before - bytes_unread(self.transport) - self.ended
-        return self._read
+        if self._before is None or self.lost:
+            return self._read
+        brought = bytes_received(self.transport)
+        assert brought is not None  # it told before, and the socket is open until the end is lost
+        return brought - self._before - bytes_unread(self.transport) - self.ended
 
     def _count_and_write(self, data: bytes) -> None:
         self._read += len(data)
@@ -250,8 +250,10 @@ class Tunnels:
 def _check(exchange: Exchange, message: RawResponseMessage) -> None:
     """Raise NodeFailed unless the 101 answers this very request (RFC 6455 4.1)."""
     keys = values(exchange.headers, b"sec-websocket-key")
-    accepts = values(message.raw_headers, b"sec-websocket-accept")
-    if b"websocket" not in tokens(message.raw_headers, b"upgrade") or len(keys) != 1:
+    headers = message.raw_headers
+    switches = b"websocket" in tokens(headers, b"upgrade") and b"upgrade" in tokens(headers, b"connection")
+    if not switches or message.version < (1, 1) or len(keys) != 1:
         raise NodeFailed("switched to something else than a WebSocket")
+    accepts = values(headers, b"sec-websocket-accept")
     if [accept.strip() for accept in accepts] != [accept_key(keys[0])]:
         raise NodeFailed("its Sec-WebSocket-Accept does not answer the client's key")
