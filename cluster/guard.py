@@ -41,6 +41,10 @@ def main(words: Sequence[str]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
     # In a thread of its own: signals are this one's, and it may only wait.
     Outliving(int(lifeline), Terms.given() or Terms(0, Path()), _on_turn).start()
+    os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)
+    for number in passed_on:
+        # Once it is reaped its pid may be somebody else's.
+        signal.signal(number, signal.SIG_IGN)
     _end_like(os.waitstatus_to_exitcode(os.waitpid(server, 0)[1]))
 
 

@@ -25,6 +25,15 @@ def test_it_shows_a_stranger_everything_needed() -> None:
     ]
 
 
+def test_it_shows_what_was_taken_over() -> None:
+    """Whose clients noticed nothing."""
+    listen, admin = Endpoint("127.0.0.1", 8080), Endpoint("127.0.0.1", 8081)
+    facts = Facts("0.1.0", listen, admin, nodes=["n3000", "n3001"], redis="none", adopted=["n3000"])
+    shown = banner(Config(), facts).splitlines()
+    assert "  adopted   n3000   (from a supervisor that died; their clients stayed)" in shown
+    assert facts.as_fields()["adopted"] == ["n3000"]
+
+
 def test_it_shows_static_nodes_and_what_does_not_serve() -> None:
     """A start-up that is only half a success says so."""
     config = Config.model_validate({"nodes": {"local": 0, "static": ["http://10.0.0.5:3000"]}})

@@ -83,6 +83,12 @@ def test_the_summary_counts() -> None:
     assert summary([]) == "0 nodes: none; 0 clients"
 
 
+def test_the_summary_names_nodes_that_were_taken_over() -> None:
+    """Whoever killed a supervisor sees that its nodes are in good hands."""
+    node = Shown.read(views()[1] | {"adopted": True})
+    assert summary([node]) == "1 node: 1 ready; 1204 clients; taken over from a supervisor that died: n3000"
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [(None, "-"), (0.4, "0s"), (59.9, "59s"), (60, "1m 0s"), (3725, "1h 2m"), (86_400, "1d 0h"), (9e6, "104d 4h")],
