@@ -9,8 +9,9 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from lb.affinity import canonical
+from lb.arrived import Arrived
 from lb.errors import OUR_LIMITS
-from lb.express import Arrived, Express
+from lb.express import Express
 from lb.limits import Admission
 
 log = logging.getLogger(__name__)
@@ -103,9 +104,9 @@ class Arrivals:
             sock.close()
             self._admission.leave()
             return
-        arrived = Arrived(sock, peer, received)
-        if not self._express.takes(arrived, self._admission.leave, self._back):
-            self._serve(arrived, True)
+        ours = self._express.send(Arrived(sock, peer, received), self._admission.leave, self._back)
+        if ours is not None:
+            self._serve(ours, True)
 
     def _back(self, arrived: Arrived) -> None:
         self._serve(arrived, True)

@@ -21,9 +21,11 @@ from aiohttp.web import BaseRequest, RequestHandler, RequestPayloadError, Stream
 from aiohttp.web import Server as AiohttpServer
 
 from lb.affinity import canonical
+from lb.arrived import Arrived
 from lb.errors import BadRequest, BalancerError, ClientTooSlow, HeadTooLarge, Overloaded, answer_to
 from lb.exchange import Sent, abort
 from lb.limits import Admission
+from lb.route import Choice
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class Downstream(RequestHandler):
 
     __slots__ = (
         "_admitted",
+        "_choice",
         "_head_began",
         "_head_timer",
         "_last_payload",
@@ -56,9 +59,9 @@ class Downstream(RequestHandler):
     )
 
     def __init__(
-        self, server: AiohttpServer, limits: DownstreamLimits, number: int, received: bytes, *, admitted: bool
+        self, server: AiohttpServer, limits: DownstreamLimits, number: int, arrived: Arrived, *, admitted: bool
     ) -> None:
-        """Serve a client that sent `received` so far; `admitted` tells whether it has a place already."""
+        """Serve a client that has `arrived`; `admitted` tells whether it has a place already."""
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -69,7 +72,8 @@ class Downstream(RequestHandler):
         )
         self.number = number
         self._limits = limits
-        self._received = received
+        self._received = arrived.received
+        self._choice = arrived.choice
         self._admitted = admitted
         self._lingers = False
         self._head_began = False
@@ -115,6 +119,11 @@ class Downstream(RequestHandler):
         if self._task_handler is not None:
             self._task_handler.cancel()
         self.force_close()
+
+    def chosen(self) -> Choice | None:
+        """Return the node that was chosen for the first request before it got here, once."""
+        choice, self._choice = self._choice, None
+        return choice
 
     def expect_no_more(self) -> None:
         """Do not wait for the rest of a body that will not come when the connection ends with an answer."""

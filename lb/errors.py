@@ -45,6 +45,18 @@ class HeadTooLarge(BadRequest):
     http_status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
 
 
+class VersionNotSupported(BadRequest):
+    """The request is of another HTTP than 1.1 and 1.0 (RFC 9110 15.6.6)."""
+
+    http_status = HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
+
+
+class ExpectationFailed(BadRequest):
+    """The client expects what nobody here knows (RFC 9110 10.1.1)."""
+
+    http_status = HTTPStatus.EXPECTATION_FAILED
+
+
 class ClientTooSlow(BalancerError):
     """The client did not finish its request in time (RFC 9110 15.5.9)."""
 

@@ -41,6 +41,9 @@ class Exchange:
     connection: int
     """The number of the client's connection, for log lines."""
     request: BaseRequest
+    target: str
+    """In origin form (RFC 9112 3.2.1), or `*`."""
+    headers: Headers
     client: Client
     via: Via
     is_closing: Callable[[], bool]
@@ -51,10 +54,6 @@ class Exchange:
     @property
     def method(self) -> str:
         return self.request.method
-
-    @property
-    def headers(self) -> Headers:
-        return self.request.raw_headers
 
     @property
     def version(self) -> tuple[int, int]:

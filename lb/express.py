@@ -9,9 +9,8 @@ tried: the client has not been sent a byte, and nothing was read that is not giv
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 
 from aiohttp.base_protocol import BaseProtocol
@@ -21,22 +20,15 @@ from aiohttp.streams import EMPTY_PAYLOAD
 
 from cluster.handoff import Taken
 from lb.affinity import Recogniser
+from lb.arrived import Arrived
 from lb.errors import BalancerError
 from lb.handoff import Handoffs
 from lb.headers import Via, is_websocket_upgrade, values
 from lb.offer import Answer
 from lb.pool import Path, Pool
 from lb.route import Router
+from lb.strict import read_strictly
 from lb.upgrade import head_for
-
-
-@dataclass(frozen=True, slots=True)
-class Arrived:
-    """A connection that was accepted; `received` is what its client had sent by then."""
-
-    sock: socket.socket
-    peer: str
-    received: bytes
 
 
 class Express:
@@ -53,30 +45,34 @@ class Express:
         self._loop = asyncio.get_running_loop()
         self._body = BaseProtocol(self._loop)  # what the parser would ask to wait while a body is not read
 
-    def takes(self, arrived: Arrived, gone: Callable[[], None], back: Callable[[Arrived], None]) -> bool:
-        """Tell whether `arrived` is on its way to a node: then either `gone` or `back` is called, once, later."""
+    def send(self, arrived: Arrived, gone: Callable[[], None], back: Callable[[Arrived], None]) -> Arrived | None:
+        """Return None if `arrived` is on its way to a node: then either `gone` or `back` is called, once, later.
+
+        Else return what has to go the long way.
+        """
         found = self._upgrade_in(arrived.received)
         if found is None:
-            return False
+            return arrived
         request, early = found
-        peer, headers = arrived.peer, request.raw_headers
-        client = self._recogniser.recognise(
-            request.path, values(headers, b"cookie"), peer, values(headers, b"x-forwarded-for")
-        )
+        peer = arrived.peer
         try:
+            target, headers = read_strictly(request.method, request.path, request.version, request.raw_headers)
+            client = self._recogniser.recognise(
+                target, values(headers, b"cookie"), peer, values(headers, b"x-forwarded-for")
+            )
             choice = self._router.route(self._pool, client)
             node = choice.node
             if node.path is not Path.HANDOFF:
-                return False
-            head = head_for(node, request.path, headers, Via(peer, self._recogniser.trusts(peer)))
+                return replace(arrived, choice=choice)
+            head = head_for(node, target, headers, Via(peer, self._recogniser.trusts(peer)))
             cookie = self._cookie_for(node.name) if choice.stick else None
             self._handoffs.offer(
                 node, arrived.sock.fileno(), head + early, cookie, partial(_answered, arrived, gone, back)
             )
         except BalancerError:
-            return False
+            return arrived
         choice.place(new_connection=True)
-        return True
+        return None
 
     def _upgrade_in(self, received: bytes) -> tuple[RawRequestMessage, bytes] | None:
         """Return the request that `received` begins with and what is behind it, if it asks for a WebSocket."""

@@ -23,6 +23,7 @@ from lb.exchange import Exchange, Sent
 from lb.headers import answer_head, framing, request_head, tokens
 from lb.pool import Pool
 from lb.route import Choice, Router
+from lb.strict import check_answer
 from lb.upload import LAST_CHUNK, Upload, chunk, running, whole
 from lb.upstream import Link, Upstream
 
@@ -154,7 +155,7 @@ class Forwarder:
         link.expect(exchange.method)
         head = request_head(
             exchange.method,
-            exchange.request.raw_path,
+            exchange.target,
             exchange.headers,
             exchange.via,
             host=str(Endpoint(*link.address)),
@@ -177,6 +178,7 @@ class Forwarder:
                     upload.on_end = lambda: deadline.reschedule(loop.time() + limit_s)
                 while True:
                     message, body = await link.answer()
+                    check_answer(message.code, message.reason, message.version, message.raw_headers)
                     if message.code >= 200 or message.code == 101:
                         return message, body
                     await _interim(exchange, message)

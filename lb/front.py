@@ -10,15 +10,17 @@ from functools import lru_cache
 from itertools import count
 from typing import Protocol, cast
 
+from aiohttp.http import StreamWriter
 from aiohttp.web import BaseRequest, Server
 
 from cluster.config import Config
 from lb.affinity import Recogniser, set_cookie
 from lb.arrivals import Arrivals, defer_accept
+from lb.arrived import Arrived
 from lb.downstream import Downstream, DownstreamLimits
 from lb.errors import BadRequest, BalancerError, ClientTooSlow, NoNodeAvailable, answer_to
 from lb.exchange import Exchange, Sent
-from lb.express import Arrived, Express
+from lb.express import Express
 from lb.forward import ExchangeMetrics, Forwarder
 from lb.handoff import HandoffMetrics, Handoffs
 from lb.headers import Via, is_websocket_upgrade, values
@@ -26,6 +28,7 @@ from lb.keepalive import keep_alive
 from lb.limits import Admission
 from lb.pool import Pool
 from lb.route import Router
+from lb.strict import read_strictly
 from lb.tunnel import TunnelMetrics, Tunnels
 from lb.upgrade import Upgrades
 from lb.upstream import ConnectMetrics, Upstream
@@ -98,7 +101,7 @@ class Front:
     async def _received(self, arrived: Arrived, admitted: bool) -> None:
         arrived.sock.setblocking(False)
         number = next(self._numbers)
-        connection = Downstream(self._server, self._limits, number, arrived.received, admitted=admitted)
+        connection = Downstream(self._server, self._limits, number, arrived, admitted=admitted)
         try:
             await self._loop.connect_accepted_socket(lambda: connection, arrived.sock)
         except OSError as exc:
@@ -142,42 +145,49 @@ class Front:
         return True
 
     async def _serve(self, request: BaseRequest) -> Sent:
-        exchange = self._exchange(request)
         try:
+            exchange = self._exchange(request)
             if is_websocket_upgrade(exchange.method, exchange.version, exchange.headers):
                 return await self._upgrades.open(exchange)
             return await self._forwarder.forward(exchange)
         except BalancerError as exc:
-            return await self._answer(exchange, exc)
+            return await self._answer(request, exc)
         except ConnectionError:
             return Sent(keep_alive=False, status=499)  # the client is gone
 
     def _exchange(self, request: BaseRequest) -> Exchange:
+        """Return the exchange that `request` asks for.  Raises BadRequest."""
+        target, headers = read_strictly(request.method, request.raw_path, request.version, request.raw_headers)
         connection = cast(Downstream, request.protocol)
-        headers = request.raw_headers
         peer = connection.peer
         return Exchange(
             connection=connection.number,
             request=request,
+            target=target,
+            headers=headers,
             client=self._recogniser.recognise(
-                request.raw_path, values(headers, b"cookie"), peer, values(headers, b"x-forwarded-for")
+                target, values(headers, b"cookie"), peer, values(headers, b"x-forwarded-for")
             ),
             via=Via(peer, self._recogniser.trusts(peer)),
             is_closing=lambda: self._stopping,
             cookie_for=self._cookie_for,
         )
 
-    async def _answer(self, exchange: Exchange, exc: BalancerError) -> Sent:
+    async def _answer(self, request: BaseRequest, exc: BalancerError) -> Sent:
+        connection = cast(Downstream, request.protocol)
         if isinstance(exc, NoNodeAvailable):
             self._metrics.rejected("no_node")
+        elif isinstance(exc, BadRequest):
+            self._metrics.rejected("bad_request")
         log.debug(
             "answered by the balancer",
-            extra={"conn": exchange.connection, "status": exc.http_status.value, "reason": str(exc)},
+            extra={"conn": connection.number, "status": exc.http_status.value, "reason": str(exc)},
         )
         if isinstance(exc, BadRequest | ClientTooSlow):
-            cast(Downstream, exchange.request.protocol).expect_no_more()
-        keep_alive = exchange.keeps_alive and not exc.closes and exchange.body.is_eof()
+            connection.expect_no_more()
+        keep_alive = request.keep_alive and not self._stopping and not exc.closes and request.content.is_eof()
         # RFC 9112 9.3: an HTTP/1.0 client takes the end of the connection for the end of the answer.
-        keep_alive = keep_alive and exchange.version >= (1, 1)
-        await exchange.writer.write(answer_to(exc, close=not keep_alive, head_only=exchange.method == "HEAD"))
+        keep_alive = keep_alive and request.version >= (1, 1)
+        answer = answer_to(exc, close=not keep_alive, head_only=request.method == "HEAD")
+        await cast(StreamWriter, request.writer).write(answer)
         return Sent(keep_alive=keep_alive, status=exc.http_status)

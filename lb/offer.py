@@ -1,4 +1,4 @@
-"""A client's connection, offered to a node: what can come of it.  Pure.
+"""A client's connection, offered to a node: what can come of it.
 
 Until it is settled the worker keeps its copy of the descriptor and sends the client nothing.
 """

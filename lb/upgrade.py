@@ -42,9 +42,10 @@ class Upgrades:
         """Bring the client to a node.  Raises BalancerError while the client has not been sent anything."""
         tried: set[str] = set()
         has_waited = False
+        chosen = cast(Downstream, exchange.request.protocol).chosen()
         while True:
             try:
-                choice = self._router.route(self._pool, exchange.client, tried)
+                choice, chosen = chosen or self._router.route(self._pool, exchange.client, tried), None
             except NoNodeAvailable:
                 if has_waited or not any(node.takes_new and node.name in tried for node in self._pool):
                     raise
@@ -93,7 +94,7 @@ class Upgrades:
 
     async def _hand_over(self, exchange: Exchange, choice: Choice) -> Sent:
         node = choice.node
-        head = head_for(node, exchange.request.raw_path, exchange.headers, exchange.via)
+        head = head_for(node, exchange.target, exchange.headers, exchange.via)
         cookie = exchange.cookie_for(node.name) if choice.stick else None
         # Before the node answers: of many who come at once, the next must not go by the same count.
         choice.place(new_connection=True)

@@ -133,6 +133,25 @@ def test_what_is_behind_a_first_look_stays_for_the_node(run: Run, tmp_path: Path
     run(main)
 
 
+def test_a_node_that_cannot_have_sockets_gets_its_turns_all_the_same(run: Run, tmp_path: Path) -> None:
+    """One node is handed connections, the other is tunnelled to: a choice that was made counts, and is not made twice."""
+
+    async def main() -> None:
+        async with (
+            adopting_node(tmp_path) as near,
+            adopting_node(tmp_path, "far") as far,
+            balancer(near.port, far.port, balance="round_robin", stickiness="none") as front,
+        ):
+            hands_over(front, near.path)
+            for _ in range(6):
+                caller = await front.connect()
+                caller.send(upgrade_request("/echo"))
+                assert b"101 Switching" in await caller.head()
+            assert (near.adoption.count, front.node("n1").tunnels) == (3, 3)
+
+    run(main)
+
+
 def test_both_ways_read_a_head_by_the_same_limits() -> None:
     """aiohttp's parser and its request handler: else one would take what the other refuses."""
     parser = inspect.signature(HttpRequestParserPy.__init__).parameters

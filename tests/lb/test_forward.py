@@ -47,7 +47,6 @@ def through(run: Run, talk: Talk, check: Callable[[Balancer, Backend], object], 
         ("GET", "/a?b?c=d"),
         ("GET", "/a|b^c{d}"),
         ("OPTIONS", "*"),
-        ("GET", "http://other.example/path?q=1"),
     ],
 )
 def test_an_odd_target_arrives_byte_for_byte(run: Run, method: str, target: str) -> None:

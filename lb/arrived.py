@@ -1,0 +1,19 @@
+"""A connection that has just been accepted, and what one look at it showed."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+
+from lb.route import Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A connection that was accepted; `received` is what its client had sent by then."""
+
+    sock: socket.socket
+    peer: str
+    received: bytes
+    choice: Choice | None = None
+    """The node for its first request, if that was chosen already: to choose twice would take two turns."""

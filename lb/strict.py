@@ -1,0 +1,93 @@
+"""What HTTP does not allow, and aiohttp's parser (llhttp) lets pass.  Pure.
+
+Of a request the parser refuses malformed lines, fields and framing.  What is left is what it *means*: two readers must
+not take it for two different ones, so there is one reading here, and a node gets no other.
+
+Answers it reads leniently: a bare LF ends a line, a folded line is joined.  That does no harm, as heads are written
+anew; but a name that is none, or a framing that two could read in two ways, would go on to the client.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from lb.errors import BadRequest, ExpectationFailed, NodeFailed, VersionNotSupported
+from lb.headers import Headers, values
+
+# RFC 9110 7.2 with RFC 3986 3.2.2: a name, an IPv4 address or a bracketed IPv6 one, and a port; no user, no list.
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{0,5})?")
+
+_ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]*)(.*)", re.DOTALL)
+
+
+def read_strictly(method: str, target: str, version: tuple[int, int], headers: Headers) -> tuple[str, Headers]:
+    """Return the target, in origin form, and the headers that a request means.
+
+    Raises BadRequest, VersionNotSupported or ExpectationFailed.
+    """
+    if version not in ((1, 1), (1, 0)):
+        raise VersionNotSupported(f"HTTP/{version[0]}.{version[1]}")
+    if "#" in target:
+        raise BadRequest("a fragment in the request target")
+    if version == (1, 0) and values(headers, b"transfer-encoding"):
+        # RFC 9112 6.1: who speaks 1.0 does not know the field, and others before us may have read a length.
+        raise BadRequest("Transfer-Encoding in HTTP/1.0")
+    for value in values(headers, b"expect"):
+        if value.strip().lower() != b"100-continue":
+            raise ExpectationFailed(value.decode("latin-1"))
+    if not target.startswith("/") and method != "CONNECT":
+        target, headers = _origin_form(method, target, headers)
+    for host in values(headers, b"host"):
+        if not _is_host(host):
+            raise BadRequest("Host is not a host with an optional port")
+    return target, headers
+
+
+def _origin_form(method: str, target: str, headers: Headers) -> tuple[str, Headers]:
+    """Return the target of a request that came in another form (RFC 9112 3.2), and what goes with it."""
+    if target == "*" and method == "OPTIONS":
+        return target, headers
+    absolute = _ABSOLUTE.fullmatch(target)
+    if absolute is None or not absolute[1]:
+        raise BadRequest("the request target is neither a path nor an http URI")
+    host, path = absolute.groups()
+    if not path.startswith("/"):
+        path = "/" + path
+    # RFC 9112 3.2.2: what Host said is ignored, and replaced.
+    kept = [pair for pair in headers if pair[0].lower() != b"host"]
+    return path, [(b"Host", host.encode("utf-8", "surrogateescape")), *kept]
+
+
+@lru_cache(maxsize=1024)
+def _is_host(value: bytes) -> bool:
+    return _HOST.fullmatch(value) is not None
+
+
+def check_answer(status: int, reason: str, version: tuple[int, int], headers: Headers) -> None:
+    """Raise NodeFailed unless the head of a node's answer can be read in one way only."""
+    if version not in ((1, 1), (1, 0)):
+        raise NodeFailed(f"it speaks HTTP/{version[0]}.{version[1]}")
+    if not 100 <= status <= 999:
+        raise NodeFailed(f"no status: {status}")
+    if _CONTROL.search(reason.encode("utf-8", "surrogateescape")):
+        raise NodeFailed("a control character in the reason phrase")
+    codings = 0
+    for name, value in headers:
+        if not _is_token(name):
+            raise NodeFailed(f"no field name: {name[:40]!r}")
+        if _CONTROL.search(value):
+            raise NodeFailed(f"a control character in {name.decode('latin-1')}")
+        codings += name.lower() == b"transfer-encoding"
+    # RFC 9112 6.1: faulty framing, in a version that does not know the field or in a field that comes twice.
+    if codings > 1 or (codings and version == (1, 0)):
+        raise NodeFailed("an ambiguous Transfer-Encoding")
+
+
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 5.5
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 5.6.2
+
+
+@lru_cache(maxsize=1024)
+def _is_token(name: bytes) -> bool:
+    return _TOKEN.fullmatch(name) is not None
