@@ -104,18 +104,22 @@ class Outliving:
     def _successor(self) -> int | None:
         """Wait for the next supervisor; return a descriptor of its process, or None if it does not come in time.
 
-        Nor does it come for those that the report does not name: nobody would find them.
+        Nor does it come for those that the report does not name (any more): nobody would find them.
         """
-        if reported_supervisor(self._terms.run_dir) is None:
-            return None
         for pipe in self._pipes:
             pipe.widen()
         deadline = time.monotonic() + self._terms.outlive_s
         while time.monotonic() < deadline:
             self._make_room()
-            found = reported_supervisor(self._terms.run_dir)
+            try:
+                found = reported_supervisor(self._terms.run_dir)
+            except OSError:
+                # No descriptor is left just now, most likely: that is no reason to drop our clients.
+                found = self._known
+            if found is None:
+                return None
             # The one that we knew may not be quite dead yet: its descriptors close first.
-            if found and found != self._known and (descriptor := hold(found.pid, found.born)) is not None:
+            if found != self._known and (descriptor := hold(found.pid, found.born)) is not None:
                 self._known = found
                 return descriptor
             time.sleep(LOOK_S)
@@ -134,13 +138,16 @@ class Supervisor(NamedTuple):
 
 
 def reported_supervisor(run_dir: Path) -> Supervisor | None:
-    """Return who says that it supervises this very process in the stack of `run_dir`: that one may be dead."""
+    """Return who says that it supervises this very process in the stack of `run_dir`: that one may be dead.
+
+    None if nobody does.  Raises OSError: that cannot be read now.
+    """
     try:
         report = json.loads((run_dir / REPORT).read_text(encoding="utf-8"))
         if all(child["pid"] != os.getpid() for child in report["children"]):
             return None
         return Supervisor(int(report["pid"]), str(report["birth"]))
-    except (OSError, ValueError, LookupError, TypeError):
+    except (FileNotFoundError, ValueError, LookupError, TypeError):
         # The directory is gone, or a full disk cut the report short.
         return None
 

@@ -6,6 +6,7 @@ The test is the supervisor that goes (it closes the lifeline), and other process
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import threading
@@ -78,10 +79,11 @@ class Orphan:
         os.close(self.lifeline)
         self.lifeline = -1
 
-    def get_supervisor(self) -> subprocess.Popen[bytes]:
+    def get_supervisor(self, *, of: int | None = None) -> subprocess.Popen[bytes]:
+        """Let another process supervise it, or rather the process `of`."""
         supervisor = subprocess.Popen(["sleep", "300"])
         self._supervisors.append(supervisor)
-        self.report(supervisor.pid, self.process.pid)
+        self.report(supervisor.pid, of or self.process.pid)
         return supervisor
 
     def end(self) -> None:
@@ -146,14 +148,37 @@ def test_who_is_in_no_report_ends_at_once(tmp_path: Path, report: str | None) ->
 
 
 def test_a_supervisor_that_does_not_name_it_is_not_its_own(tmp_path: Path) -> None:
-    """It would be nobody's, for ever."""
-    with orphan(tmp_path, outlive_s=0.5) as child:
+    """It would be nobody's, for ever; so it does not even wait."""
+    with orphan(tmp_path) as child:
         child.lose_supervisor()
         child.until("serving on")
-        supervisor = child.get_supervisor()
-        child.report(supervisor.pid)
+        child.get_supervisor(of=1)
         assert "taken over" not in child.until("no other came in time")
         assert child.process.wait(20) == 7
+
+
+def test_when_its_run_directory_is_removed_it_need_not_wait(tmp_path: Path) -> None:
+    """Nobody can find it any more."""
+    with orphan(tmp_path) as child:
+        child.lose_supervisor()
+        child.until("serving on")
+        (tmp_path / f"{SUPERVISOR}.json").unlink()
+        assert child.process.wait(20) == 7
+
+
+def test_a_report_that_cannot_be_read_now_is_read_later(tmp_path: Path) -> None:
+    """Out of descriptors: an orphan with many clients must not drop them for that."""
+    with orphan(tmp_path) as child:
+        limits = resource.prlimit(child.process.pid, resource.RLIMIT_NOFILE)
+        # The lifeline's descriptor is closed first, and must not be of use to it.
+        resource.prlimit(child.process.pid, resource.RLIMIT_NOFILE, (1, limits[1]))
+        child.lose_supervisor()
+        child.until("serving on")
+        child.get_supervisor()
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.process.wait(1)
+        resource.prlimit(child.process.pid, resource.RLIMIT_NOFILE, limits)
+        child.until("taken over by another supervisor")
 
 
 def test_without_leave_it_ends_with_its_supervisor(tmp_path: Path) -> None:

@@ -321,6 +321,23 @@ def test_an_application_that_cannot_be_imported_by_now_leaves_the_nodes_alone(tm
     asyncio.run(main())
 
 
+def test_other_log_settings_reach_nodes_that_were_taken_over(tmp_path: Path) -> None:
+    """As with a reload: told, not restarted."""
+
+    async def main() -> None:
+        with runtime_directory() as runtime:
+            async with killed(tmp_path, runtime, count=1, nodes={"metrics_interval_s": 0.2}) as first:
+                pids = await kill(first)
+                config = first.config | {"log": {"format": "json"}}
+                async with starting(tmp_path, runtime, config) as again:
+                    await again.until_said('"message":"up"')
+                    await again.until_said('"message":"metrics"')
+                    assert again.pids[name(first)] == pids[name(first)]
+                assert again.left() == []
+
+    asyncio.run(main())
+
+
 def test_nodes_of_another_cluster_are_replaced_and_it_says_why(tmp_path: Path) -> None:
     """Their sids and channels would be unknown there."""
 
