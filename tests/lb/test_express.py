@@ -134,7 +134,7 @@ def test_what_is_behind_a_first_look_stays_for_the_node(run: Run, tmp_path: Path
 
 
 def test_a_node_that_cannot_have_sockets_gets_its_turns_all_the_same(run: Run, tmp_path: Path) -> None:
-    """One node is handed connections, the other is tunnelled to: a choice that was made counts, and is not made twice."""
+    """One node is handed connections, the other tunnelled to: a choice that was made counts, and is not made twice."""
 
     async def main() -> None:
         async with (
