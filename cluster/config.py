@@ -226,6 +226,8 @@ class Lb(Section):
     cookie: Cookie = Cookie()
     health: Health = Health()
     trusted_proxies: tuple[Annotated[str, AfterValidator(_checked_network)], ...] = Field(default=(), strict=False)
+    proxy_protocol: bool = False
+    """Connections from `trusted_proxies` begin with a PROXY protocol header, version 1 or 2."""
     max_connections: Annotated[int, Field(ge=0)] = 0
     connect_timeout_s: Seconds = 3.0
     head_timeout_s: Seconds = 10.0

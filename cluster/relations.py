@@ -64,6 +64,15 @@ def _cross_site_cookie_is_secure(config: Config) -> Iterator[Problem]:
         )
 
 
+def _proxies_that_introduce_are_named(config: Config) -> Iterator[Problem]:
+    if config.lb.proxy_protocol and not config.lb.trusted_proxies:
+        yield Problem(
+            ("lb", "proxy_protocol"),
+            "true needs to know whose connections begin with a header;"
+            " allowed: false, or true with the proxies' networks in lb.trusted_proxies",
+        )
+
+
 def _there_are_nodes_that_hear_each_other(config: Config) -> Iterator[Problem]:
     nodes = config.nodes
     if config.redis != NO_REDIS:
@@ -113,6 +122,7 @@ _RULES: dict[Callable[[Config], Iterator[Problem]], tuple[str, ...]] = {
         "nodes.ping_timeout_s",
     ),
     _cross_site_cookie_is_secure: ("lb.cookie.same_site", "lb.cookie.secure"),
+    _proxies_that_introduce_are_named: ("lb.proxy_protocol", "lb.trusted_proxies"),
     _there_are_nodes_that_hear_each_other: ("redis", "nodes.local", "nodes.static", "nodes.discover"),
     _ports_do_not_collide: ("nodes.first_port", "nodes.local", "lb.listen", "lb.admin"),
 }

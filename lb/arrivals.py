@@ -8,11 +8,12 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from lb.affinity import canonical
+from lb.affinity import TrustedProxies, canonical, parse_address
 from lb.arrived import Arrived
-from lb.errors import OUR_LIMITS
+from lb.errors import OUR_LIMITS, BadRequest
 from lb.express import Express
 from lb.limits import Admission
+from lb.proxy_protocol import read_header
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class Arrivals:
     """Accepts on `listening`, which it takes over.
 
     `serve` gets each connection that does not go the short way, and whether it has its place in `admission` already.
+    Each connection of `proxies` begins with a PROXY protocol header, waited for no longer than a request's head.
     """
 
     def __init__(
@@ -48,14 +50,22 @@ class Arrivals:
         admission: Admission,
         express: Express,
         serve: Callable[[Arrived, bool], None],
+        *,
+        proxies: TrustedProxies,
+        head_timeout_s: float,
+        rejected: Callable[[str], None],
     ) -> None:
         self._listening = listening
         self._admission = admission
         self._express = express
         self._serve = serve
+        self._proxies = proxies
+        self._head_timeout_s = head_timeout_s
+        self._rejected = rejected
         self._loop = asyncio.get_running_loop()
         self._again: asyncio.TimerHandle | None = None
         self._is_short = False
+        self._introducing: set[asyncio.Task[None]] = set()
 
     def open(self) -> None:
         self._again = None
@@ -68,6 +78,8 @@ class Arrivals:
         elif self._listening.fileno() >= 0:
             self._loop.remove_reader(self._listening)
         self._listening.close()
+        for task in self._introducing:
+            task.cancel()
 
     def _accept(self) -> None:
         for _ in range(ACCEPTS_AT_ONCE):
@@ -93,17 +105,63 @@ class Arrivals:
         if not self._admission.admit():
             self._serve(Arrived(sock, peer, b""), False)
             return
+        proxied = bool(self._proxies.networks) and parse_address(peer) in self._proxies
         try:
             received = sock.recv(MOST_READ, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            self._serve(Arrived(sock, peer, b""), True)
+            if proxied:
+                self._wait(sock, peer, b"", self._loop.time() + self._head_timeout_s)
+            else:
+                self._serve(Arrived(sock, peer, b""), True)
             return
         except OSError:
             received = b""
         if not received:  # it has come and gone
-            sock.close()
-            self._admission.leave()
+            self._let_go(sock)
+        elif proxied:
+            self._introduce(sock, peer, received, self._loop.time() + self._head_timeout_s)
+        else:
+            self._take(sock, peer, received)
+
+    def _introduce(self, sock: socket.socket, proxy: str, received: bytes, deadline: float) -> None:
+        """Take a connection of `proxy` for its client's; the rest of the header may come until `deadline`."""
+        try:
+            header = read_header(received)
+        except BadRequest as exc:
+            log.info("connection refused", extra={"peer": proxy, "reason": str(exc)})
+            self._rejected("bad_request")
+            self._let_go(sock)
             return
+        if header is None:
+            self._wait(sock, proxy, received, deadline)
+        else:
+            self._take(sock, header.client or proxy, received[header.size :])
+
+    def _wait(self, sock: socket.socket, proxy: str, received: bytes, deadline: float) -> None:
+        sock.setblocking(False)
+        task = self._loop.create_task(self._read_on(sock, proxy, received, deadline))
+        self._introducing.add(task)
+        task.add_done_callback(self._introducing.discard)
+
+    async def _read_on(self, sock: socket.socket, proxy: str, received: bytes, deadline: float) -> None:
+        try:
+            async with asyncio.timeout_at(deadline):
+                more = await self._loop.sock_recv(sock, MOST_READ)
+        except (OSError, TimeoutError):
+            more = b""
+        except asyncio.CancelledError:
+            self._let_go(sock)
+            raise
+        if more:
+            self._introduce(sock, proxy, received + more, deadline)
+        else:
+            self._let_go(sock)
+
+    def _let_go(self, sock: socket.socket) -> None:
+        sock.close()
+        self._admission.leave()
+
+    def _take(self, sock: socket.socket, peer: str, received: bytes) -> None:
         ours = self._express.send(Arrived(sock, peer, received), self._admission.leave, self._back)
         if ours is not None:
             self._serve(ours, True)

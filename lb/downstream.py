@@ -20,7 +20,6 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web import BaseRequest, RequestHandler, RequestPayloadError, StreamResponse
 from aiohttp.web import Server as AiohttpServer
 
-from lb.affinity import canonical
 from lb.arrived import Arrived
 from lb.errors import BadRequest, BalancerError, ClientTooSlow, HeadTooLarge, Overloaded, answer_to
 from lb.exchange import Sent, abort
@@ -56,6 +55,7 @@ class Downstream(RequestHandler):
         "_lingers",
         "_received",
         "number",
+        "peer",
     )
 
     def __init__(
@@ -71,6 +71,8 @@ class Downstream(RequestHandler):
             auto_decompress=False,
         )
         self.number = number
+        self.peer = arrived.peer
+        """The address at the other end, or the client's whom a proxy speaks for (lb/arrivals.py)."""
         self._limits = limits
         self._received = arrived.received
         self._choice = arrived.choice
@@ -107,12 +109,6 @@ class Downstream(RequestHandler):
             self._head_began = True
             if self._head_timer is None:
                 self._time_head()
-
-    @property
-    def peer(self) -> str:
-        """The address at the other end; IPv4 as such, also on a socket that speaks both."""
-        name = self.peername
-        return canonical(name[0]) if isinstance(name, tuple) else ""
 
     def end(self) -> None:
         """End the connection, whatever goes on on it."""

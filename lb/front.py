@@ -14,7 +14,7 @@ from aiohttp.http import StreamWriter
 from aiohttp.web import BaseRequest, Server
 
 from cluster.config import Config
-from lb.affinity import Recogniser, set_cookie
+from lb.affinity import Recogniser, TrustedProxies, set_cookie
 from lb.arrivals import Arrivals, defer_accept
 from lb.arrived import Arrived
 from lb.downstream import Downstream, DownstreamLimits
@@ -44,7 +44,7 @@ class Front:
     """The public side of one worker.  Must be made inside a running event loop."""
 
     def __init__(self, config: Config, pool: Pool, metrics: FrontMetrics, *, most_connections: int) -> None:
-        lb = config.lb
+        lb = self._lb = config.lb
         self._loop = asyncio.get_running_loop()
         self._pool = pool
         self._metrics = metrics
@@ -87,7 +87,16 @@ class Front:
         """Serve on `listening`, which this takes over."""
         keep_alive(listening)
         defer_accept(listening)
-        self._arrivals = Arrivals(listening, self._admission, self._express, self._receive)
+        lb = self._lb
+        self._arrivals = Arrivals(
+            listening,
+            self._admission,
+            self._express,
+            self._receive,
+            proxies=TrustedProxies.of(lb.trusted_proxies if lb.proxy_protocol else ()),
+            head_timeout_s=lb.head_timeout_s,
+            rejected=self._metrics.rejected,
+        )
         self._arrivals.open()
 
     def _receive(self, arrived: Arrived, admitted: bool) -> None:

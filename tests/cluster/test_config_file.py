@@ -69,8 +69,8 @@ def test_ten_and_more_mistakes_in_one_file_are_all_told_at_once() -> None:
         "config.yaml:4: lb.listen: 8080 must be host:port, for example 0.0.0.0:8080",
         "config.yaml:5: lb.workers: 0 is too small; allowed: 1 or more",
         "config.yaml:6: lb.balence: unknown key, did you mean balance? allowed here: listen, admin, workers,"
-        " handoff, stickiness, balance, cookie, health, trusted_proxies, max_connections, connect_timeout_s,"
-        " head_timeout_s, idle_timeout_s, answer_timeout_s, tunnel_idle_s, drain_s",
+        " handoff, stickiness, balance, cookie, health, trusted_proxies, proxy_protocol, max_connections,"
+        " connect_timeout_s, head_timeout_s, idle_timeout_s, answer_timeout_s, tunnel_idle_s, drain_s",
         "config.yaml:7: lb.stickiness: 'cookies' is not allowed; allowed: cookie, ip_hash, none",
         "config.yaml:8: lb.trusted_proxies.1: '10.0.0.0/99' must be an IP address or a network, for example 10.0.0.0/8",
         "config.yaml:10: nodes.app: 'chat' must be module:attribute, for example node.chat:sio",
