@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -22,6 +23,8 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
+
+from cluster.tag import SLOT
 
 EMBEDDED = "embedded"
 NO_REDIS = "none"
@@ -141,6 +144,13 @@ def _checked_app(value: str) -> str:
     return value
 
 
+def _checked_token(value: str) -> str:
+    # RFC 6750 2.1, b64token.
+    if value and not re.fullmatch(r"[A-Za-z0-9._~+/-]{16,512}=*", value):
+        raise ValueError("must have 16 to 512 characters of A-Z a-z 0-9 . _ ~ + / - (or be empty: no token)")
+    return value
+
+
 def _checked_path(value: str) -> str:
     if not re.fullmatch(r"(?:/[!-~]*)?", value):
         raise ValueError("must begin with / and hold no spaces (or be empty: no such check)")
@@ -150,6 +160,12 @@ def _checked_path(value: str) -> str:
 def _checked_host(value: str) -> str:
     if re.search(r"[\s/@\[\]?#]", value):
         raise ValueError("must be a host name or an IP address alone: no scheme, no port, no brackets")
+    return value
+
+
+def _checked_node_name(value: str) -> str:
+    if not re.fullmatch(rf"{SLOT.pattern}|{_HOST}{_PORT}", value):
+        raise ValueError("is neither the name of a node (n3000) nor host:port of one in nodes.static")
     return value
 
 
@@ -164,6 +180,7 @@ def _workers(value: object, checked: ValidatorFunctionWrapHandler) -> int:
 # Nothing here is meant in microseconds; and YAML 1.1 reads 1e-05, as a small number is written, as text.
 Seconds = Annotated[float, Field(ge=0.001, le=366 * 86400, allow_inf_nan=False)]
 SecondsOrOff = Annotated[float, Field(ge=0, le=366 * 86400, allow_inf_nan=False)]
+PerSecond = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=1024, le=2**40)]
 Workers = Annotated[
     int,
@@ -172,6 +189,8 @@ Workers = Annotated[
     PlainSerializer(lambda count: count or "auto"),
 ]
 Address = Annotated[Endpoint, BeforeValidator(parse_endpoint), PlainSerializer(str)]
+NodeName = Annotated[str, AfterValidator(_checked_node_name)]
+Weight = Annotated[float, Field(ge=0.01, le=1000, allow_inf_nan=False)]
 ProbePath = Annotated[str, AfterValidator(_checked_path)]
 
 
@@ -195,7 +214,7 @@ class Balance(StrEnum):
 
 
 class Health(Section):
-    """How nodes are probed.  An empty path switches that probe off."""
+    """How nodes are probed, and what those who are sent to them find.  An empty path switches that probe off."""
 
     interval_s: Seconds = 2.0
     timeout_s: Seconds = 2.0
@@ -203,6 +222,11 @@ class Health(Section):
     fall: Annotated[int, Field(ge=1, le=100)] = 3
     http_path: ProbePath = "/healthz"
     websocket_path: ProbePath = "/socket.io/?EIO=4&transport=websocket"
+    slow_handshake_s: SecondsOrOff = 5.0
+    eject_after: Annotated[int, Field(ge=0, le=10_000)] = 5
+    eject_s: Seconds = 5.0
+    most_eject_s: Seconds = 300.0
+    panic_percent: Annotated[int, Field(ge=0, le=100)] = 50
 
 
 class Cookie(Section):
@@ -218,9 +242,13 @@ class Lb(Section):
 
     listen: Address = Endpoint("0.0.0.0", 8080)
     admin: Address = Endpoint("127.0.0.1", 8081)
+    admin_token: Annotated[str, AfterValidator(_checked_token), Field(repr=False)] = ""
+    """What callers of the admin API must show; see lb/gate.py."""
     workers: Workers = 1
     """AUTO stands for `auto`: as many as cluster/host.py finds CPUs."""
     handoff: Literal["auto", "never"] = "auto"
+    traceparent: Literal["make", "pass"] = "make"
+    """Whether a request that comes without one gets one (W3C Trace Context); see lb/trace.py."""
     stickiness: Annotated[Stickiness, Field(strict=False)] = Stickiness.COOKIE
     balance: Annotated[Balance, Field(strict=False)] = Balance.LEAST_CONNECTIONS
     cookie: Cookie = Cookie()
@@ -229,6 +257,7 @@ class Lb(Section):
     proxy_protocol: bool = False
     """Connections from `trusted_proxies` begin with a PROXY protocol header, version 1 or 2."""
     max_connections: Annotated[int, Field(ge=0)] = 0
+    connections_per_address: Annotated[int, Field(ge=0)] = 0
     connect_timeout_s: Seconds = 3.0
     head_timeout_s: Seconds = 10.0
     idle_timeout_s: Seconds = 75.0
@@ -247,6 +276,9 @@ class Nodes(Section):
     app: Annotated[str, AfterValidator(_checked_app)] = "node.chat:sio"
     static: tuple[Annotated[str, AfterValidator(_checked_node_url)], ...] = Field(default=(), strict=False)
     discover: bool = True
+    weights: Mapping[NodeName, Weight] = Field(default={}, strict=False)
+    max_connections: Annotated[int, Field(ge=0)] = 0
+    handshakes_per_s: PerSecond = 500.0
     heartbeat_s: Seconds = 1.0
     lease_s: Seconds = 5.0
     metrics_interval_s: Seconds = 30.0
@@ -254,6 +286,7 @@ class Nodes(Section):
     ping_timeout_s: Seconds = 20.0
     max_message_bytes: Bytes = 1_000_000
     drain_s: SecondsOrOff = 5.0
+    close_per_s: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] = 100.0
     outlive_supervisor_s: SecondsOrOff = 60.0
 
 
@@ -269,6 +302,8 @@ class Restart(Section):
 class Log(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
+    access: bool = False
+    """A line for each HTTP exchange, and two for each WebSocket; see lb/access.py."""
 
 
 class Config(Section):

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from lb.affinity import TrustedProxies, canonical, parse_address
 from lb.arrived import Arrived
-from lb.errors import OUR_LIMITS, BadRequest
+from lb.errors import OUR_LIMITS, BadRequest, Overloaded, TooManyConnections
 from lb.express import Express
 from lb.limits import Admission
 from lb.proxy_protocol import read_header
@@ -40,7 +40,7 @@ def defer_accept(sock: socket.socket) -> None:
 class Arrivals:
     """Accepts on `listening`, which it takes over.
 
-    `serve` gets each connection that does not go the short way, and whether it has its place in `admission` already.
+    `serve` gets each connection that does not go the short way.
     Each connection of `proxies` begins with a PROXY protocol header, waited for no longer than a request's head.
     """
 
@@ -49,7 +49,7 @@ class Arrivals:
         listening: socket.socket,
         admission: Admission,
         express: Express,
-        serve: Callable[[Arrived, bool], None],
+        serve: Callable[[Arrived], None],
         *,
         proxies: TrustedProxies,
         head_timeout_s: float,
@@ -103,22 +103,21 @@ class Arrivals:
 
     def _look_at(self, sock: socket.socket, peer: str) -> None:
         if not self._admission.admit():
-            self._serve(Arrived(sock, peer, b""), False)
+            self._serve(Arrived(sock, peer, b"", Overloaded(self._admission.limit)))
             return
         proxied = bool(self._proxies.networks) and parse_address(peer) in self._proxies
         try:
             received = sock.recv(MOST_READ, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            if proxied:
-                self._wait(sock, peer, b"", self._loop.time() + self._head_timeout_s)
-            else:
-                self._serve(Arrived(sock, peer, b""), True)
-            return
-        except OSError:
             received = b""
-        if not received:  # it has come and gone
+        except OSError:
             self._let_go(sock)
-        elif proxied:
+            return
+        else:
+            if not received:  # it has come and gone
+                self._let_go(sock)
+                return
+        if proxied:
             self._introduce(sock, peer, received, self._loop.time() + self._head_timeout_s)
         else:
             self._take(sock, peer, received)
@@ -159,12 +158,13 @@ class Arrivals:
 
     def _let_go(self, sock: socket.socket) -> None:
         sock.close()
-        self._admission.leave()
+        self._admission.hand_over()
 
-    def _take(self, sock: socket.socket, peer: str, received: bytes) -> None:
-        ours = self._express.send(Arrived(sock, peer, received), self._admission.leave, self._back)
+    def _take(self, sock: socket.socket, client: str, received: bytes) -> None:
+        if not self._admission.enter(client):
+            self._admission.hand_over()
+            self._serve(Arrived(sock, client, received, TooManyConnections(client)))
+            return
+        ours = self._express.send(Arrived(sock, client, received), self._admission.hand_over, self._serve)
         if ours is not None:
-            self._serve(ours, True)
-
-    def _back(self, arrived: Arrived) -> None:
-        self._serve(arrived, True)
+            self._serve(ours)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from dataclasses import dataclass
 
+from lb.errors import BalancerError
 from lb.route import Choice
 
 
@@ -15,5 +16,7 @@ class Arrived:
     sock: socket.socket
     peer: str
     received: bytes
+    refusal: BalancerError | None = None
+    """Why it is not let in."""
     choice: Choice | None = None
     """The node for its first request, if that was chosen already: to choose twice would take two turns."""

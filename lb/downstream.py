@@ -54,14 +54,13 @@ class Downstream(RequestHandler):
         "_limits",
         "_lingers",
         "_received",
+        "_refusal",
         "number",
         "peer",
     )
 
-    def __init__(
-        self, server: AiohttpServer, limits: DownstreamLimits, number: int, arrived: Arrived, *, admitted: bool
-    ) -> None:
-        """Serve a client that has `arrived`; `admitted` tells whether it has a place already."""
+    def __init__(self, server: AiohttpServer, limits: DownstreamLimits, number: int, arrived: Arrived) -> None:
+        """Serve a client that has `arrived`, or tell it why not."""
         super().__init__(
             server,
             loop=asyncio.get_running_loop(),
@@ -76,17 +75,17 @@ class Downstream(RequestHandler):
         self._limits = limits
         self._received = arrived.received
         self._choice = arrived.choice
-        self._admitted = admitted
+        self._refusal = arrived.refusal
+        self._admitted = arrived.refusal is None
         self._lingers = False
         self._head_began = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._last_payload: StreamReader = EMPTY_PAYLOAD
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if not self._admitted and not self._limits.admission.admit():
-            self._refuse(cast(asyncio.Transport, transport))
+        if self._refusal is not None:
+            self._refuse(cast(asyncio.Transport, transport), self._refusal)
             return
-        self._admitted = True
         super().connection_made(transport)
         self._time_head()
         # Before the transport reads: what was read before it was there comes first.
@@ -135,7 +134,7 @@ class Downstream(RequestHandler):
         super().connection_lost(exc)
         if self._admitted:
             self._admitted = False
-            self._limits.admission.leave()
+            self._limits.admission.leave(self.peer)
         elif self._lingers:
             self._lingers = False
             self._limits.admission.gone()
@@ -181,7 +180,7 @@ class Downstream(RequestHandler):
         transport, _ = self.detach()
         transport.set_protocol(asyncio.Protocol())
         transport.abort()
-        self._limits.admission.leave()
+        self._limits.admission.hand_over()
 
     def handle_error(
         self, request: BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -208,11 +207,11 @@ class Downstream(RequestHandler):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(answer_to(problem, close=True))
 
-    def _refuse(self, transport: asyncio.Transport) -> None:
+    def _refuse(self, transport: asyncio.Transport, why: BalancerError) -> None:
         limits = self._limits
-        limits.rejected("overloaded")
+        limits.rejected("overloaded" if isinstance(why, Overloaded) else "address")
         self._force_close = True  # aiohttp ignores what still arrives
-        transport.write(answer_to(Overloaded(limits.admission.limit), close=True))
+        transport.write(answer_to(why, close=True))
         if limits.admission.linger():
             self._lingers = True
             transport.write_eof()

@@ -82,6 +82,14 @@ class Overloaded(BalancerError):
         super().__init__(f"{limit} connections are open already")
 
 
+class TooManyConnections(BalancerError):
+    """The client's address has as many connections as `lb.connections_per_address` allows (RFC 6585 4)."""
+
+    http_status = HTTPStatus.TOO_MANY_REQUESTS
+    closes = True
+    retry_after_s = RETRY_AFTER_S
+
+
 class NoNodeAvailable(BalancerError):
     """No node takes this request: none is known, or none is ready, or each was tried."""
 

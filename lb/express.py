@@ -67,7 +67,7 @@ class Express:
             head = head_for(node, target, headers, Via(peer, self._recogniser.trusts(peer)))
             cookie = self._cookie_for(node.name) if choice.stick else None
             self._handoffs.offer(
-                node, arrived.sock.fileno(), head + early, cookie, partial(_answered, arrived, gone, back)
+                node, peer, arrived.sock.fileno(), head + early, cookie, partial(_answered, arrived, gone, back)
             )
         except BalancerError:
             return arrived

@@ -54,12 +54,12 @@ class Front:
         )
         self._stopping = self._is_over = False
         self._empty = asyncio.Event()
-        self._admission = Admission(most_connections, on_empty=self._empty.set)
+        self._admission = Admission(most_connections, lb.connections_per_address, on_empty=self._empty.set)
         self._upstream = Upstream(pool, metrics, lb.connect_timeout_s)
         router = Router.of(lb)
         self._forwarder = Forwarder(pool, router, self._upstream, metrics, lb)
         self._tunnels = Tunnels(self._forwarder, metrics, self._admission.leave, lb.tunnel_idle_s)
-        self._handoffs = Handoffs(metrics)
+        self._handoffs = Handoffs(metrics, self._admission.ended)
         self._upgrades = Upgrades(pool, router, self._forwarder, self._handoffs, self._tunnels)
         self._express = Express(self._recogniser, pool, router, self._handoffs, self._cookie_for)
         self._limits = DownstreamLimits(
@@ -99,28 +99,28 @@ class Front:
         )
         self._arrivals.open()
 
-    def _receive(self, arrived: Arrived, admitted: bool) -> None:
+    def _receive(self, arrived: Arrived) -> None:
         if self._is_over:
-            self._gone(arrived, admitted)
+            self._let_go(arrived)
             return
-        task = self._loop.create_task(self._received(arrived, admitted))
+        task = self._loop.create_task(self._received(arrived))
         self._receiving.add(task)
         task.add_done_callback(self._receiving.discard)
 
-    async def _received(self, arrived: Arrived, admitted: bool) -> None:
+    async def _received(self, arrived: Arrived) -> None:
         arrived.sock.setblocking(False)
         number = next(self._numbers)
-        connection = Downstream(self._server, self._limits, number, arrived, admitted=admitted)
+        connection = Downstream(self._server, self._limits, number, arrived)
         try:
             await self._loop.connect_accepted_socket(lambda: connection, arrived.sock)
         except OSError as exc:
             log.debug("connection lost as it came", extra={"conn": number, "reason": exc.strerror})
-            self._gone(arrived, admitted)
+            self._let_go(arrived)
 
-    def _gone(self, arrived: Arrived, admitted: bool) -> None:
+    def _let_go(self, arrived: Arrived) -> None:
         arrived.sock.close()
-        if admitted:
-            self._admission.leave()
+        if arrived.refusal is None:
+            self._admission.leave(arrived.peer)
 
     async def stop(self, drain_s: float) -> None:
         """Stop accepting; let exchanges and tunnels finish for `drain_s`; end the rest."""

@@ -51,17 +51,18 @@ class _Link:
     offers: dict[int, Offer] = field(default_factory=dict)
     """Those that the node has not answered, the oldest first."""
     watch: asyncio.TimerHandle | None = None
-    opened_at: dict[int, float] = field(default_factory=dict)
-    """Connections that the node has, and since when, in the event loop's seconds."""
+    taken: dict[int, tuple[float, str]] = field(default_factory=dict)
+    """Connections that the node has: since when, in the event loop's seconds, and their clients' addresses."""
     silent_since: float | None = None
     """When a handoff was given up unanswered, in the event loop's seconds, if nothing was heard since."""
 
 
 class Handoffs:
-    """All handoffs of this worker."""
+    """All handoffs of this worker.  `ended` gets the address of each client whose connection has ended at its node."""
 
-    def __init__(self, metrics: HandoffMetrics) -> None:
+    def __init__(self, metrics: HandoffMetrics, ended: Callable[[str], None]) -> None:
         self._metrics = metrics
+        self._ended = ended
         self._loop = asyncio.get_running_loop()
         self._links: dict[Node, _Link] = {}
         self._numbers = count(1)
@@ -87,7 +88,7 @@ class Handoffs:
         answer: asyncio.Future[Answer] = self._loop.create_future()
         offer = None
         try:
-            offer = self.offer(node, descriptor, head + early, cookie, partial(_set, answer))
+            offer = self.offer(node, connection.peer, descriptor, head + early, cookie, partial(_set, answer))
             check(await answer)
         except BaseException:
             connection.release()
@@ -97,9 +98,16 @@ class Handoffs:
         connection.give_away()
 
     def offer(
-        self, node: Node, descriptor: int, received: bytes, cookie: str | None, on_answer: Callable[[Answer], None]
+        self,
+        node: Node,
+        address: str,
+        descriptor: int,
+        received: bytes,
+        cookie: str | None,
+        on_answer: Callable[[Answer], None],
     ) -> Offer:
-        """Offer the connection `descriptor` to `node`, which gets a copy, with the rewritten head and what came behind.
+        """Offer `node` the connection `descriptor` of a client at `address`: it gets a copy, the rewritten head, and
+        what came behind that.
 
         `on_answer` is called once, later, at a time when the node either has the connection or never will.  Raises
         TooMuchRead, LinkBroken or another NotTaken when it does not even come to that.
@@ -112,7 +120,9 @@ class Handoffs:
         number = next(self._numbers)
         valid_until_ns = time.monotonic_ns() + int(handoff.VALID_S * 1e9)
         self._send(link, Handoff(number, valid_until_ns, cookie or "", received), descriptor)
-        offer = link.offers[number] = Offer(link.offers, number, valid_until_ns / 1e9 + ANSWER_MARGIN_S, on_answer)
+        offer = link.offers[number] = Offer(
+            link.offers, number, address, valid_until_ns / 1e9 + ANSWER_MARGIN_S, on_answer
+        )
         if link.watch is None:
             self._watch(link, offer)
         return offer
@@ -189,37 +199,39 @@ class Handoffs:
         match message:
             case Taken(number) | Refused(number):
                 if (offer := link.offers.get(number)) is not None:
-                    self._count(link, message)
+                    self._count(link, offer, message)
                     offer.settle(message)
             case Closed(ids):
                 self._closed(link, ids)
             case Handoff():
                 self._drop(link, "a node never hands over")
 
-    def _count(self, link: _Link, answer: Taken | Refused) -> None:
+    def _count(self, link: _Link, offer: Offer, answer: Taken | Refused) -> None:
         """Count a connection when its node says that it has it, as its end may be the next packet."""
         if isinstance(answer, Taken):
-            link.opened_at[answer.id] = self._loop.time()
+            link.taken[answer.id] = (self._loop.time(), offer.address)
             link.node.handed_over += 1
             self._metrics.handed_over(link.node.name)
 
     def _closed(self, link: _Link, ids: tuple[int, ...]) -> None:
         now = self._loop.time()
         for number in ids:
-            if (opened_at := link.opened_at.pop(number, None)) is not None:
+            if (taken := link.taken.pop(number, None)) is not None:
+                opened_at, address = taken
                 link.node.handed_over -= 1
                 self._metrics.handed_over_closed(link.node.name, now - opened_at)
+                self._ended(address)
 
     def _drop(self, link: _Link, reason: str) -> None:
         self._links.pop(link.node)
-        log.info("handoff link ended", extra={"node": link.node.name, "reason": reason, "open": len(link.opened_at)})
+        log.info("handoff link ended", extra={"node": link.node.name, "reason": reason, "open": len(link.taken)})
         self._loop.remove_reader(link.sock)
         link.sock.close()
         if link.watch is not None:
             link.watch.cancel()
         for offer in list(link.offers.values()):
             offer.settle(Lost(reason))
-        self._closed(link, tuple(link.opened_at))
+        self._closed(link, tuple(link.taken))
 
 
 def _set(future: asyncio.Future[Answer], answer: Answer) -> None:

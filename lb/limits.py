@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from lb.affinity import masked
 
 DESCRIPTORS_OF_OUR_OWN = 64
 """Listening sockets, Redis, probes, the admin page, log files."""
@@ -22,13 +24,20 @@ def connection_limit(configured: int, descriptors: int) -> int:
 
 @dataclass
 class Admission:
-    """Counts the clients that are here; `on_empty` is called when the last one leaves."""
+    """Counts the clients that are here, in all and by address; `on_empty` is called when the last one leaves.
+
+    A client's address counts for as long as its connection lasts, be it here or at a node that it was handed to.
+    Addresses are masked (lb/affinity.py): whoever has an IPv6 network has one address.
+    """
 
     limit: int
+    per_address: int = 0
+    """Connections of one address; 0: no limit, and none is counted."""
     on_empty: Callable[[], None] = lambda: None
     count: int = 0
     lingering: int = 0
     """Clients that were refused and may still read why."""
+    _by_address: dict[str, int] = field(default_factory=dict)
 
     def admit(self) -> bool:
         """Take one place, unless all are taken."""
@@ -37,11 +46,38 @@ class Admission:
         self.count += 1
         return True
 
-    def leave(self) -> None:
-        """Give one place back."""
+    def enter(self, address: str) -> bool:
+        """Count one more connection of `address`, unless it has as many as it may."""
+        if not self.per_address:
+            return True
+        key = masked(address)
+        count = self._by_address.get(key, 0)
+        if count >= self.per_address:
+            return False
+        self._by_address[key] = count + 1
+        return True
+
+    def leave(self, address: str) -> None:
+        """Give one place back, of a client that had entered."""
+        self.ended(address)
+        self.hand_over()
+
+    def hand_over(self) -> None:
+        """Give one place back, of a client whose connection goes on elsewhere, or that had not entered."""
         self.count -= 1
         if not self.count:
             self.on_empty()
+
+    def ended(self, address: str) -> None:
+        """Count one connection of `address` less."""
+        if not self.per_address:
+            return
+        key = masked(address)
+        left = self._by_address[key] - 1
+        if left:
+            self._by_address[key] = left
+        else:
+            del self._by_address[key]
 
     def linger(self) -> bool:
         """Let a refused client stay for a moment, unless many do: they take descriptors, too."""

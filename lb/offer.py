@@ -63,6 +63,7 @@ class Offer:
     offers: dict[int, Offer]
     """All that wait on the same link."""
     number: int
+    address: str
     due: float
     on_answer: Callable[[Answer], None]
 

@@ -106,10 +106,11 @@ class End(asyncio.BaseProtocol):
 class Tunnel:
     """Two ends, from the 101 until both are gone."""
 
-    __slots__ = ("client", "node", "node_end", "opened_at", "owner", "quiet_since", "seen")
+    __slots__ = ("address", "client", "node", "node_end", "opened_at", "owner", "quiet_since", "seen")
 
-    def __init__(self, owner: Tunnels, node: Node, now: float) -> None:
+    def __init__(self, owner: Tunnels, address: str, node: Node, now: float) -> None:
         self.owner = owner
+        self.address = address
         self.node = node
         self.client: End
         self.node_end: End
@@ -147,9 +148,11 @@ class Tunnel:
 
 
 class Tunnels:
-    """Opens tunnels and keeps account of them.  `left` is called when a client's place is free again."""
+    """Opens tunnels and keeps account of them.  `left` gets a client's address when its place is free again."""
 
-    def __init__(self, forwarder: Forwarder, metrics: TunnelMetrics, left: Callable[[], None], idle_s: float) -> None:
+    def __init__(
+        self, forwarder: Forwarder, metrics: TunnelMetrics, left: Callable[[str], None], idle_s: float
+    ) -> None:
         self._forwarder = forwarder
         self._metrics = metrics
         self._left = left
@@ -186,7 +189,7 @@ class Tunnels:
         )
         # Without the cycle both ends are freed at once, however many go together.
         del tunnel.client, tunnel.node_end
-        self._left()
+        self._left(tunnel.address)
 
     def close(self) -> None:
         """End all tunnels: without reading frames, no close frame can be told from the middle of another."""
@@ -213,9 +216,9 @@ class Tunnels:
             # The node said 101, perhaps more, and closed: so does the client's connection, behind what it said.
             client.write(head + tail)
             client.close()
-            self._left()
+            self._left(connection.peer)
             return
-        tunnel = Tunnel(self, node, self._loop.time())
+        tunnel = Tunnel(self, connection.peer, node, self._loop.time())
         tunnel.client = End(tunnel, client, upstream, len(early))
         tunnel.node_end = End(tunnel, upstream, client, len(tail))
         self._account(tunnel)

@@ -23,11 +23,11 @@ def test_places_are_given_back_and_the_last_one_tells() -> None:
     assert admission.admit()
     assert admission.admit()
     assert not admission.admit()
-    admission.leave()
+    admission.leave("192.0.2.1")
     assert admission.admit()
     assert not told
-    admission.leave()
-    admission.leave()
+    admission.leave("192.0.2.1")
+    admission.leave("192.0.2.1")
     assert told == ["empty"]
 
 
@@ -37,3 +37,29 @@ def test_only_some_of_the_refused_may_stay_to_read_why() -> None:
     assert [admission.linger() for _ in range(MOST_LINGERING + 1)] == [True] * MOST_LINGERING + [False]
     admission.gone()
     assert admission.linger()
+
+
+def test_one_address_has_so_many_connections_here_and_at_nodes() -> None:
+    """A network of IPv6 is one address; what is handed over counts until it has ended."""
+    admission = Admission(10, per_address=2)
+    for address in ("2001:db8::1", "2001:db8::2"):
+        assert admission.admit()
+        assert admission.enter(address)
+    assert not admission.enter("2001:db8::3")
+    assert admission.enter("2001:db8:0:1::1"), "another network"
+    admission.hand_over()
+    assert not admission.enter("2001:db8::3")
+    admission.ended("2001:db8::1")
+    assert admission.enter("2001:db8::3")
+    admission.leave("2001:db8::2")
+    admission.ended("2001:db8::3")
+    admission.ended("2001:db8:0:1::1")
+    assert not admission._by_address, "who has left is forgotten"
+
+
+def test_without_a_limit_no_address_is_remembered() -> None:
+    """Millions may come."""
+    admission = Admission(10)
+    assert admission.enter("192.0.2.1")
+    admission.ended("192.0.2.1")
+    assert not admission._by_address
