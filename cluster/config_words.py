@@ -22,7 +22,7 @@ def sentence(error: ErrorDetails) -> str:
     kind, path, facts = error["type"], error["loc"], error.get("ctx", {})
     if kind == "extra_forbidden":
         return _unknown_key(path)
-    given = _shown(error.get("input"), str(path[0]))
+    given = _shown(error.get("input"), path)
     if kind == "value_error":
         return f"{given} {facts['error']!s}"
     maker = _SENTENCES.get(kind)
@@ -50,13 +50,13 @@ _SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def _shown(value: object, section: str) -> str:
-    if section == "secret":
+def _shown(value: object, path: KeyPath) -> str:
+    if path[-1] in ("secret", "admin_token"):
         return "this value"
     if isinstance(value, bool):
         return str(value).lower()
     text = value.isoformat() if isinstance(value, date) else repr(value)
-    if section == "redis":
+    if path[0] == "redis":
         text = without_any_password(text)
     return text if len(text) <= MOST_SHOWN else text[: MOST_SHOWN - 3] + "..."
 

@@ -14,6 +14,9 @@ from typing import Literal, Protocol
 FOLLOW = "FLOTILLA_LOG"
 """Environment variable with the path of a file: a process of a stack follows it whenever it gets SIGHUP."""
 
+ACCESS = "access"
+"""The logger of access lines.  `log.access` switches it on or off, whatever `log.level` is."""
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -26,7 +29,12 @@ class Stream(Protocol):
 
 
 def set_up(
-    process: str, level: str = "info", form: Literal["text", "json"] = "text", stream: Stream | None = None
+    process: str,
+    level: str = "info",
+    form: Literal["text", "json"] = "text",
+    stream: Stream | None = None,
+    *,
+    access: bool = False,
 ) -> None:
     """Send all log records of this process to `stream`, or else to standard error.
 
@@ -35,6 +43,7 @@ def set_up(
     handler = logging.StreamHandler(sys.stderr if stream is None else stream)
     handler.setFormatter(_formatter(process, form))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    _switch_access(on=access)
     # A supervisor that died takes our standard error with it; that is no reason to fail in the middle of a message.
     logging.raiseExceptions = False
 
@@ -44,14 +53,19 @@ def follow(file: Path) -> None:
     wanted = json.loads(file.read_text(encoding="ascii"))
     root = logging.getLogger()
     root.setLevel(wanted["level"].upper())
+    _switch_access(on=wanted["access"])
     for handler in root.handlers:
         if isinstance(handler.formatter, _Text | _Json):
             handler.setFormatter(_formatter(handler.formatter.process, wanted["form"]))
 
 
-def share(level: str, form: str) -> str:
+def share(level: str, form: str, *, access: bool = False) -> str:
     """Return the text of a file for `follow`."""
-    return json.dumps({"level": level, "form": form})
+    return json.dumps({"level": level, "form": form, "access": access})
+
+
+def _switch_access(*, on: bool) -> None:
+    logging.getLogger(ACCESS).setLevel(logging.INFO if on else logging.CRITICAL + 1)
 
 
 def _formatter(process: str, form: str) -> logging.Formatter:

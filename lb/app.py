@@ -50,7 +50,7 @@ def main(options: WorkerOptions) -> int:
     """Serve until told to stop; return the exit status."""
     config = options.loaded.config
     name = f"worker-{options.index}"
-    logs.set_up(name, config.log.level, config.log.format)
+    logs.set_up(name, config.log.level, config.log.format, access=config.log.access)
     setproctitle.setproctitle(f"flotilla {name}")
     return lifecycle.run(Worker(options).run, lifeline_fd=options.lifeline_fd)
 

@@ -206,7 +206,7 @@ async def _roll_misfits(running: Running, misfits: Sequence[Heir]) -> None:
 def share_log_settings(running: Running, config: Config) -> None:
     """Let all processes of the stack log as `config` says."""
     running.output.form = config.log.format
-    text = logs.share(config.log.level, config.log.format)
+    text = logs.share(config.log.level, config.log.format, access=config.log.access)
     logs.follow(running.roster.run_dir.write_private(running.roster.log_file.name, text))
     for child in running.crew.everyone:
         child.hang_up()
