@@ -258,6 +258,10 @@ class Lb(Section):
     """Connections from `trusted_proxies` begin with a PROXY protocol header, version 1 or 2."""
     max_connections: Annotated[int, Field(ge=0)] = 0
     connections_per_address: Annotated[int, Field(ge=0)] = 0
+    handshakes_per_s: PerSecond = 2000.0
+    handshake_wait_s: Annotated[float, Field(ge=0, le=15, allow_inf_nan=False)] = 3.0
+    most_waiting: Annotated[int, Field(ge=0, le=1_000_000)] = 2000
+    slow_start_s: SecondsOrOff = 10.0
     connect_timeout_s: Seconds = 3.0
     head_timeout_s: Seconds = 10.0
     idle_timeout_s: Seconds = 75.0

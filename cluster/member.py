@@ -14,10 +14,12 @@ from cluster.tag import SLOT
 
 
 class State(StrEnum):
-    """State of a node as its balancer sees it; the first three are also what a node says of itself."""
+    """State of a node as its balancer sees it; joining, ready and draining are also what a node says of itself."""
 
     JOINING = "joining"
     READY = "ready"
+    EJECTED = "ejected"
+    """Answers its probes and failed those who were sent to it: it keeps its clients and gets no new ones a while."""
     DRAINING = "draining"
     DOWN = "down"
 
@@ -29,8 +31,14 @@ class Signal(StrEnum):
     """Enough probes in a row succeeded."""
     FALL = "fall"
     """Enough probes in a row failed, or a connection to it was refused."""
+    EJECT = "eject"
+    """Too many of those who were sent to it failed, or it alone is cut off from Redis."""
+    READMIT = "readmit"
+    """The time of its ejection is over."""
     DRAIN = "drain"
     """It says that it is leaving, or an operator says so."""
+    UNDRAIN = "undrain"
+    """An operator takes that back, or it says so itself."""
     GONE = "gone"
     """Its lease ended, or it signed off."""
 
@@ -38,20 +46,41 @@ class Signal(StrEnum):
 NEXT: dict[tuple[State, Signal], State] = {
     (State.JOINING, Signal.RISE): State.READY,
     (State.JOINING, Signal.FALL): State.DOWN,
+    (State.JOINING, Signal.EJECT): State.JOINING,
+    (State.JOINING, Signal.READMIT): State.JOINING,
     (State.JOINING, Signal.DRAIN): State.DRAINING,
+    (State.JOINING, Signal.UNDRAIN): State.JOINING,
     (State.JOINING, Signal.GONE): State.DOWN,
     (State.READY, Signal.RISE): State.READY,
     (State.READY, Signal.FALL): State.DOWN,
+    (State.READY, Signal.EJECT): State.EJECTED,
+    (State.READY, Signal.READMIT): State.READY,
     (State.READY, Signal.DRAIN): State.DRAINING,
+    (State.READY, Signal.UNDRAIN): State.READY,
     (State.READY, Signal.GONE): State.DOWN,
+    # That it answers its probes does not end an ejection: it did so before.
+    (State.EJECTED, Signal.RISE): State.EJECTED,
+    (State.EJECTED, Signal.FALL): State.DOWN,
+    (State.EJECTED, Signal.EJECT): State.EJECTED,
+    (State.EJECTED, Signal.READMIT): State.READY,
+    (State.EJECTED, Signal.DRAIN): State.DRAINING,
+    (State.EJECTED, Signal.UNDRAIN): State.EJECTED,
+    (State.EJECTED, Signal.GONE): State.DOWN,
     # A draining node that answers its probes gets no traffic back.
     (State.DRAINING, Signal.RISE): State.DRAINING,
     (State.DRAINING, Signal.FALL): State.DOWN,
+    (State.DRAINING, Signal.EJECT): State.DRAINING,
+    (State.DRAINING, Signal.READMIT): State.DRAINING,
     (State.DRAINING, Signal.DRAIN): State.DRAINING,
+    # Nobody knows how well it is by now: it must answer a probe first.
+    (State.DRAINING, Signal.UNDRAIN): State.JOINING,
     (State.DRAINING, Signal.GONE): State.DOWN,
     (State.DOWN, Signal.RISE): State.READY,
     (State.DOWN, Signal.FALL): State.DOWN,
+    (State.DOWN, Signal.EJECT): State.DOWN,
+    (State.DOWN, Signal.READMIT): State.DOWN,
     (State.DOWN, Signal.DRAIN): State.DOWN,
+    (State.DOWN, Signal.UNDRAIN): State.DOWN,
     (State.DOWN, Signal.GONE): State.DOWN,
 }
 """The whole life of a node.  A pair that is missing here is a bug, and a KeyError."""
@@ -111,6 +140,34 @@ class NodeRecord:
             elif field.default is dataclasses.MISSING:
                 raise BadRecord(f"{field.name} is missing")
         return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drain:
+    """An operator's order to a node, by its name: take no new clients, after `drain_s` send away who still is there.
+
+    It holds until it is taken back, also for a process that takes the name over.  `since` is wall clock time (seconds
+    since 1970), as hosts share no other; `close_per_s` is how many clients a second are told to go.
+    """
+
+    since: float
+    drain_s: float
+    close_per_s: float
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Drain:
+        """Read an order; fields that we do not know are ignored.  Raises BadRecord."""
+        try:
+            raw = json.loads(text)
+        except (ValueError, RecursionError) as exc:
+            raise BadRecord(f"not JSON: {exc}") from None
+        names = [each.name for each in dataclasses.fields(cls)]
+        if not isinstance(raw, dict) or any(name not in raw for name in names):
+            raise BadRecord(f"an order to drain has {', '.join(names)}")
+        return cls(**{name: _checked(name, "float", raw[name]) for name in names})
 
 
 _ACCEPTED = {"str": (str,), "int": (int,), "float": (int, float), "State": (str,)}

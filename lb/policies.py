@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -17,16 +18,24 @@ class Policy(Protocol):
     def __call__(self, ready: Sequence[Node], address: str) -> Node: ...
 
 
-def _load(node: Node) -> tuple[int, int]:
-    return node.connections, node.exchanges
+def _load(node: Node) -> tuple[float, float]:
+    """How loaded a node would be with one client more."""
+    return (node.connections + 1) * node.burden, node.exchanges * node.burden
 
 
 def least_connections(rng: Callable[[], float] = random.random) -> Policy:
-    """The node with the fewest clients; among equals by chance, so that balancers do not all pick the same one."""
+    """The node with the fewest clients for its weight and health; among equals by chance, so that balancers do not all
+    pick the same one."""
 
     def choose(ready: Sequence[Node], address: str) -> Node:
-        least = min(_load(node) for node in ready)
-        return _any([node for node in ready if _load(node) == least], rng)
+        least, best = (math.inf, math.inf), []
+        for node in ready:
+            load = _load(node)
+            if load < least:
+                least, best = load, [node]
+            elif load == least:
+                best.append(node)
+        return best[0] if len(best) == 1 else _any(best, rng)
 
     return choose
 
@@ -44,30 +53,47 @@ def random_two(rng: Callable[[], float] = random.random) -> Policy:
 
 
 def round_robin() -> Policy:
-    """One after the other by name; a node that comes or goes does not upset the turn of the others."""
+    """One after the other by name; a node that comes or goes does not upset the turn of the others.
+
+    A node of half the weight is passed over every other time.
+    """
     last = ""
+    credit: dict[str, float] = {}
 
     def choose(ready: Sequence[Node], address: str) -> Node:
-        nonlocal last
+        nonlocal last, credit
         in_order = sorted(ready, key=lambda node: node.name)
-        chosen = next((node for node in in_order if node.name > last), in_order[0])
-        last = chosen.name
-        return chosen
+        credit = {node.name: credit.get(node.name, 0.0) for node in in_order}
+        begin = next((place for place, node in enumerate(in_order) if node.name > last), 0)
+        most = max(node.weight for node in in_order)
+        while True:  # the heaviest one ends it in its first round
+            for node in in_order[begin:] + in_order[:begin]:
+                credit[node.name] += node.weight / most
+                if credit[node.name] >= 1 - _ROUNDING:
+                    credit[node.name] -= 1
+                    last = node.name
+                    return node
 
     return choose
+
+
+_ROUNDING = 1e-9
 
 
 def ip_hash(ready: Sequence[Node], address: str) -> Node:
     """Rendezvous hashing over the address: a node that goes moves only its own clients, and gets them back.
 
     Every balancer agrees without talking.  (Thaler and Ravishankar, "Using name-based mappings to increase hit
-    rates", 1998.)
+    rates", 1998; with weights after Schindelhauer and Schomaker, "Weighted distributed hash tables", 2005: a changed
+    weight moves only clients to or from that node.)
     """
-    return max(ready, key=lambda node: (_weight(node.name, address), node.name))
+    return max(ready, key=lambda node: (_score(node, address), node.name))
 
 
-def _weight(name: str, address: str) -> bytes:
-    return hashlib.blake2b(f"{name}\0{address}".encode(), digest_size=8).digest()
+def _score(node: Node, address: str) -> float:
+    drawn = hashlib.blake2b(f"{node.name}\0{address}".encode(), digest_size=8).digest()
+    # 53 bits are what a float holds; and the logarithm of 0 or 1 must not be asked for.
+    return -node.weight / math.log(((int.from_bytes(drawn) >> 11) + 0.5) / 2**53)
 
 
 def _any(nodes: Sequence[Node], rng: Callable[[], float]) -> Node:

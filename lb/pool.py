@@ -9,89 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from enum import StrEnum
 from types import MappingProxyType
 
-from cluster.member import NEXT, NodeRecord, Signal, State
+from cluster.member import NEXT, Drain, NodeRecord, Signal, State
+from lb.conduct import Conduct
+from lb.nodes import Change as Change
+from lb.nodes import Node as Node
+from lb.nodes import Path as Path
+from lb.terms import Terms, smoothed, weigh
 
-
-class Path(StrEnum):
-    """How the bytes of a WebSocket reach a node."""
-
-    HANDOFF = "handoff"
-    TUNNEL = "tunnel"
-
-
-@dataclass(frozen=True)
-class Change:
-    """A node changed its state: what happened, and why."""
-
-    node: str
-    before: State
-    after: State
-    signal: Signal
-    reason: str
-    at: float
-    """Monotonic seconds."""
-
-
-@dataclass(eq=False)
-class Node:
-    """One node in the pool: `static` if the configuration names it; `record` is what it says of itself, if it does.
-
-    `host` and `port` are where it is reached now: a record's address goes before a configured one.
-    """
-
-    name: str
-    host: str
-    port: int
-    state: State = State.JOINING
-    reason: str = "not probed yet"
-    since: float = 0.0
-    record: NodeRecord | None = None
-    handoff: str = ""
-    """Path of its handoff socket, if it runs on this host and has one."""
-    handoff_broken: bool = False
-    """That socket could not be used: it is left alone for a while, or until the node is replaced."""
-    tunnels: int = 0
-    """WebSockets that this balancer carries to it now."""
-    handed_over: int = 0
-    """WebSockets that this balancer handed to it, and that it still has."""
-    exchanges: int = 0
-    """HTTP exchanges that this balancer carries to it now."""
-    placed: int = 0
-    """Clients that we sent there since its last report: least_connections must not wait for a heartbeat."""
-    placed_before: int = 0
-    """Those of the report before: it may have been written while they were still on their way."""
-    configured: tuple[str, int] | None = None
-    """Host and port that the configuration gives, if it names this node."""
-    former_names: tuple[str, ...] = ()
-    """Names that it had in this pool before; see `Pool.rename`."""
-
-    @property
-    def static(self) -> bool:
-        return self.configured is not None
-
-    @property
-    def connections(self) -> int:
-        """Clients that the node has, by its own count where it gives one."""
-        if self.record is None:
-            return self.tunnels + self.handed_over
-        return self.record.connections + self.placed + self.placed_before
-
-    @property
-    def path(self) -> Path:
-        """How a WebSocket gets there."""
-        return Path.HANDOFF if self.handoff and not self.handoff_broken else Path.TUNNEL
-
-    @property
-    def takes_new(self) -> bool:
-        return self.state is State.READY
-
-    @property
-    def is_reachable(self) -> bool:
-        """A draining node still serves those that it has."""
-        return self.state in (State.READY, State.DRAINING)
+DRAINED = "drained by an operator"
 
 
 @dataclass
@@ -104,6 +31,12 @@ class Pool:
     """Each is called with a node that joined the pool, changed its state or what it says of it, or left the pool."""
     our_host: str = ""
     """Host id of the nodes that connections may be handed to; empty: to none."""
+    terms: Terms = field(default_factory=Terms)
+    on_panic: Callable[[bool, str], None] = lambda *_: None
+    """Hears when nodes that are not well are used because too few are, and when that is over."""
+    in_panic: bool = False
+    drains: Mapping[str, Drain] = field(default_factory=dict)
+    """What operators have ordered, by the names of nodes."""
     _nodes: dict[str, Node] = field(default_factory=dict)
 
     @property
@@ -136,6 +69,8 @@ class Pool:
         node.former_names = (*node.former_names, node.name)
         node.name = name
         self._nodes[name] = node
+        self.terms.apply(node)
+        self._obey(node)
         return True
 
     def same(self, static: Node, found: Node) -> None:
@@ -155,6 +90,24 @@ class Pool:
             self._lost(node)
         for record in records:
             self._update(self._node_of(record), record)
+        weigh([node for node in self if node.state is State.READY])
+
+    def ordered(self, drains: Mapping[str, Drain]) -> None:
+        """Take all orders of operators to drain nodes; what is missing was taken back."""
+        self.drains = drains
+        for node in list(self):
+            self._obey(node)
+
+    def failed(self, node: Node, reason: str) -> None:
+        """Somebody who was sent to `node` was not served; too many in a row, and it is left alone for a while."""
+        seconds = node.conduct.failed(self.clock(), self.terms.rules)
+        if seconds is not None:
+            times = self.terms.rules.after
+            self.signal(node, Signal.EJECT, f"{times} in a row failed there, for {seconds:g} s; the last: {reason}")
+
+    def served(self, node: Node) -> None:
+        """Somebody who was sent to `node` was served."""
+        node.conduct.failures = 0
 
     def signal(self, node: Node, signal: Signal, reason: str) -> None:
         """Let `signal` happen to `node`; the table in cluster/member.py says what becomes of it."""
@@ -164,8 +117,26 @@ class Pool:
         node.reason, node.since = reason, self.clock()
         if node.state is State.READY:
             node.handoff_broken = False  # it is another process, or was repaired
+            self._begin_slowly(node)
         self.on_change(Change(node.name, before, node.state, signal, reason, node.since))
+        self.muster()
         self._tell(node)
+        if node.state is State.READY and node.drain is not None:
+            self.signal(node, Signal.DRAIN, DRAINED)
+
+    def muster(self) -> None:
+        """See whether so few nodes are well that those must help that live and are not: better badly than not at all.
+
+        Envoy calls it panic.  Who is dead or leaves is not asked.
+        """
+        sick = [node for node in self if node.is_sick]
+        ready = sum(node.state is State.READY for node in self)
+        panic = bool(sick) and 100 * ready < self.terms.panic_percent * (ready + len(sick))
+        for node in self:
+            node.recruited = panic and node.is_sick
+        if panic is not self.in_panic:
+            self.in_panic = panic
+            self.on_panic(panic, f"{ready} of {ready + len(sick)} nodes that answer are well")
 
     @contextmanager
     def carrying(self, node: Node) -> Iterator[None]:
@@ -191,15 +162,22 @@ class Pool:
         if node.record is not None and node.record.incarnation != record.incarnation:
             # The process that we knew is no more; its successor must show that it serves.
             self.signal(node, Signal.GONE, "replaced by a new process")
+            node.conduct, node.cut_off, node.lag_ms = Conduct(), False, 0.0
         if node.record != record:
             # A report may not count those yet whom we placed shortly before.  To count somebody twice for a heartbeat
             # only sends the next client elsewhere; to miss one would send two there.
             node.placed_before, node.placed = node.placed, 0
+            node.lag_ms = smoothed(node.lag_ms, record.loop_lag_ms)
         before, node.record = node.record, record
         node.handoff = record.handoff if self.our_host and record.host_id == self.our_host else ""
         node.host, node.port = record.host, record.port
+        if before is None:
+            self.terms.limit(node)
+            self.terms.apply(node)
         if record.state is State.DRAINING:
-            self.signal(node, Signal.DRAIN, "it says that it is leaving")
+            self.signal(node, Signal.DRAIN, "it says that it is draining")
+        elif before is not None and before.state is State.DRAINING and node.drain is None:
+            self.signal(node, Signal.UNDRAIN, "it says that it is not draining any more")
         if before is None or (before.incarnation, before.state) != (record.incarnation, record.state):
             self._tell(node)
 
@@ -207,8 +185,28 @@ class Pool:
         assert node.name not in self._nodes, f"two nodes named {node.name}"
         node.since = self.clock()
         self._nodes[node.name] = node
+        self.terms.welcome(node)
+        self._obey(node)
         self._tell(node)
         return node
+
+    def _obey(self, node: Node) -> None:
+        """Let `node` drain, or not, as operators have ordered."""
+        before, node.drain = node.drain, self.drains.get(node.name)
+        if node.drain is not None:
+            self.signal(node, Signal.DRAIN, DRAINED)
+        elif before is not None and node.said is not State.DRAINING:
+            self.signal(node, Signal.UNDRAIN, "no longer drained by an operator")
+
+    def _begin_slowly(self, node: Node) -> None:
+        """Give a node that joins others its share of new clients step by step.
+
+        Not where all have just begun: nobody has more to give than it has.
+        """
+        slow_s, now = self.terms.slow_start_s, self.clock()
+        warm = (other.state is State.READY and now - other.since >= slow_s for other in self if other is not node)
+        if slow_s and any(warm):
+            node.warm_from, node.warm_at = now, now + slow_s
 
     def _at(self, host: str, port: int) -> Node | None:
         return next((node for node in self if (host, port) in ((node.host, node.port), node.configured)), None)
@@ -218,8 +216,10 @@ class Pool:
         self.signal(node, Signal.GONE, "its lease ended, or it signed off")
         if node.configured is not None:
             node.host, node.port = node.configured
+            self.terms.limit(node)
             return
         del self._nodes[node.name]
+        self.muster()
         self._tell(node)
 
     def _tell(self, node: Node) -> None:

@@ -1,7 +1,7 @@
 """Which node gets this request?  Pure.
 
 The sid always wins, also on a draining node, which serves those that it has.  The cookie wins while its node takes new
-sessions.  Else the policy chooses.
+sessions.  Else the policy chooses.  A client that is new goes to a node with room only (`place`), whatever its cookie.
 
 A sid whose node is gone goes to any other node all the same: that node answers "unknown sid" (400), which is what a
 Socket.IO client needs to hear to begin a new session at once, and the answer brings the cookie of the node that will
@@ -10,12 +10,14 @@ have it.  Our own 404 or 502 would mean "try this sid again" to some clients.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+import random
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cluster.config import Lb, Stickiness
 from lb.affinity import Client
+from lb.crowd import Crowd
 from lb.errors import NoNodeAvailable
 from lb.policies import Policy, ip_hash, policy_of
 from lb.pool import Node
@@ -49,6 +51,9 @@ class Router:
 
     policy: Policy
     cookies: bool
+    crowd: Crowd = field(default_factory=Crowd)
+    """Whose addresses were hashed."""
+    rng: Callable[[], float] = random.random
 
     @classmethod
     def of(cls, lb: Lb) -> Router:
@@ -57,21 +62,42 @@ class Router:
         return cls(policy=policy, cookies=lb.stickiness is Stickiness.COOKIE)
 
     def route(self, nodes: Iterable[Node], client: Client, tried: Collection[str] = ()) -> Choice:
-        """Return the node for `client`, none of `tried`.  Raises NoNodeAvailable."""
+        """Return the node for a request of `client`, none of `tried`.  Raises NoNodeAvailable."""
         known = list(nodes)
-        node, by = self._choose([node for node in known if node.name not in tried], client, known, tried)
-        return Choice(node, by, stick=self.cookies and client.cookie != node.name)
-
-    def _choose(
-        self, untried: list[Node], client: Client, known: list[Node], tried: Collection[str]
-    ) -> tuple[Node, By]:
-        for node in untried:
-            if node.name == client.session and node.is_reachable:
-                return node, By.SID
-        ready = [node for node in untried if node.takes_new]
+        for node in known:
+            if node.name == client.session and node.is_reachable and node.name not in tried:
+                return self._choice(node, By.SID, client)
+        ready = [node for node in known if node.takes_new and node.name not in tried]
         if not ready:
             raise NoNodeAvailable(known=len(known), tried=len(tried))
-        for node in ready:
-            if client.cookie == node.name or client.cookie in node.former_names:
-                return node, By.COOKIE
-        return self.policy(ready, client.address), By.POLICY
+        return self._placed(ready, client)
+
+    def place(self, nodes: Iterable[Node], client: Client, now: float, tried: Collection[str] = ()) -> Choice | None:
+        """Return the node for a `client` that is new, one with room for it at `now`; None: none has room just now.
+
+        Raises NoNodeAvailable.
+        """
+        known = list(nodes)
+        ready = [node for node in known if node.takes_new and node.name not in tried]
+        if not ready:
+            raise NoNodeAvailable(known=len(known), tried=len(tried))
+        free = [node for node in ready if node.has_room(now)]
+        if not free:
+            return None
+        if self.policy is not ip_hash:
+            # A node that has just joined takes part in some of the draws only, more of them with each second.
+            warm = [node for node in free if node.warm_at <= now or self.rng() < node.share(now)]
+            return self._placed(free, client, warm or free)
+        return self._placed(free, client)
+
+    def _placed(self, ready: Sequence[Node], client: Client, free: Sequence[Node] = ()) -> Choice:
+        if client.cookie is not None:
+            for node in ready:
+                if client.cookie == node.name or client.cookie in node.former_names:
+                    return self._choice(node, By.COOKIE, client)
+        if self.policy is ip_hash:
+            self.crowd.saw(client.address)
+        return self._choice(self.policy(free or ready, client.address), By.POLICY, client)
+
+    def _choice(self, node: Node, by: By, client: Client) -> Choice:
+        return Choice(node, by, stick=self.cookies and client.cookie != node.name)

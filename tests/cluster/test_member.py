@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.member import NEXT, BadRecord, NodeRecord, Signal, State
+from cluster.member import NEXT, BadRecord, Drain, NodeRecord, Signal, State
 
 GOOD = {"name": "n3000", "host": "10.0.0.5", "port": 3000, "incarnation": "a1"}
 
@@ -94,7 +94,7 @@ def test_a_whole_number_is_a_number() -> None:
         ({"port": 0}, "port must be from 1 to 65535, not 0"),
         ({"port": 65536}, "port must be from 1 to 65535, not 65536"),
         ({"incarnation": ""}, "incarnation must be given, not ''"),
-        ({"state": "asleep"}, "state must be one of joining, ready, draining, down, not 'asleep'"),
+        ({"state": "asleep"}, "state must be one of joining, ready, ejected, draining, down, not 'asleep'"),
         ({"state": None}, "state must be of type State, not None"),
         ({"connections": -1}, "connections must be 0 or more, not -1"),
         ({"connections": 2**63}, "connections must be 0 or more, not 9223372036854775808"),
@@ -153,22 +153,54 @@ class TestNext:
         """A missing one would be a KeyError in production."""
         assert set(NEXT) == {(state, signal) for state in State for signal in Signal}
 
-    def test_only_a_success_brings_a_node_in(self) -> None:
+    def test_only_a_success_or_the_end_of_an_ejection_brings_a_node_in(self) -> None:
         """Nothing else leads to ready from anywhere."""
-        assert {signal for (state, signal), after in NEXT.items() if after is State.READY and state is not after} == {
-            Signal.RISE
+        leading = {pair for pair, after in NEXT.items() if after is State.READY and pair[0] is not after}
+        assert leading == {
+            (State.JOINING, Signal.RISE),
+            (State.DOWN, Signal.RISE),
+            (State.EJECTED, Signal.READMIT),
         }
 
-    def test_a_draining_node_never_gets_traffic_back(self) -> None:
-        """It must first be down: a new process."""
-        assert {NEXT[State.DRAINING, signal] for signal in Signal} == {State.DRAINING, State.DOWN}
+    def test_a_draining_node_never_gets_traffic_back_by_itself(self) -> None:
+        """It must first be down (a new process), or be told, and then answer a probe."""
+        assert {NEXT[State.DRAINING, signal] for signal in Signal if signal is not Signal.UNDRAIN} == {
+            State.DRAINING,
+            State.DOWN,
+        }
+        assert NEXT[State.DRAINING, Signal.UNDRAIN] is State.JOINING
 
-    def test_nothing_goes_back_to_joining(self) -> None:
-        """A node joins once."""
-        assert all(after is not State.JOINING for after in NEXT.values())
+    def test_only_who_was_drained_joins_again(self) -> None:
+        """Everybody else joins once."""
+        back = {pair for pair, after in NEXT.items() if after is State.JOINING and pair[0] is not after}
+        assert back == {(State.DRAINING, Signal.UNDRAIN)}
+
+    def test_only_a_ready_node_is_ejected(self) -> None:
+        """Whoever gets no clients anyway has nothing to be spared."""
+        ejecting = {state for state in State if NEXT[state, Signal.EJECT] is State.EJECTED}
+        assert ejecting == {State.READY, State.EJECTED}
 
     @pytest.mark.parametrize("state", list(State))
     def test_a_node_that_is_gone_is_down(self, state: State) -> None:
         """From wherever it was."""
         assert NEXT[state, Signal.GONE] is State.DOWN
         assert NEXT[state, Signal.FALL] is State.DOWN
+
+
+class TestDrain:
+    """An operator's order, on its way through Redis."""
+
+    @given(st.builds(Drain, since=AMOUNT, drain_s=AMOUNT, close_per_s=AMOUNT))
+    def test_an_order_survives_the_way(self, drain: Drain) -> None:
+        """As text and as bytes."""
+        assert Drain.from_json(drain.to_json()) == drain
+        assert Drain.from_json(drain.to_json().encode()) == drain
+
+    @pytest.mark.parametrize(
+        "text",
+        ["", "[]", '{"since": 1}', '{"since": 1, "drain_s": "x", "close_per_s": 1}', '{"since": NaN}', "[" * 9999],
+    )
+    def test_what_is_none_is_a_bad_record(self, text: str) -> None:
+        """Another version wrote it, or somebody else."""
+        with pytest.raises(BadRecord):
+            Drain.from_json(text)
