@@ -33,6 +33,9 @@ MOST_CLOSED_IN_ONE = 8000
 VALID_S = 1.0
 """How long a worker waits for a node's answer, and how long a handoff may lie unread."""
 
+LEAVING = "leaving"
+"""Reason of a node that refuses because it drains: that is no fault."""
+
 _OVERLOADED = frozenset({errno.EAGAIN, errno.ENOBUFS, errno.ENOMEM, errno.ETOOMANYREFS, errno.EMFILE, errno.ENFILE})
 
 _HANDOFF, _TAKEN, _REFUSED, _CLOSED = b"H", b"T", b"R", b"C"

@@ -38,6 +38,8 @@ class Client:
     """The slot that the cookie names, verified."""
     address: str
     """The masked address: what rendezvous hashing is over."""
+    begins: bool = False
+    """It asks for an Engine.IO session: one more client, whatever the transport."""
 
 
 def slot_in_query(target: str, secret: bytes) -> tuple[bool, str | None]:
@@ -200,4 +202,5 @@ class Recogniser:
             session=session,
             cookie=slot_in_cookies(cookies, self.cookie_name, self.secret) if self.cookies and cookies else None,
             address=masked(self.proxies.client_of(peer, forwarded_for)),
+            begins=not sid and "EIO=" in target,
         )

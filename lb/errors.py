@@ -100,6 +100,14 @@ class NoNodeAvailable(BalancerError):
         super().__init__(f"no ready node ({known} known, {tried} tried)")
 
 
+class Busy(NoNodeAvailable):
+    """More clients come than nodes take (`handshakes_per_s`, `nodes.max_connections`), and too many wait already."""
+
+    def __init__(self, waiting: int, *, retry_after_s: int) -> None:
+        BalancerError.__init__(self, f"no node takes more clients now ({waiting} wait)")
+        self.retry_after_s = retry_after_s
+
+
 class NotReached(NoNodeAvailable):
     """The node that was chosen cannot be reached; others were not asked."""
 

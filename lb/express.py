@@ -25,9 +25,9 @@ from lb.errors import BalancerError
 from lb.handoff import Handoffs
 from lb.headers import Via, is_websocket_upgrade, values
 from lb.offer import Answer
-from lb.pool import Path, Pool
-from lb.route import Router
+from lb.pool import Path
 from lb.strict import read_strictly
+from lb.turnstile import Turnstile
 from lb.upgrade import head_for
 
 
@@ -35,11 +35,10 @@ class Express:
     """Takes the connections that can go the short way."""
 
     def __init__(
-        self, recogniser: Recogniser, pool: Pool, router: Router, handoffs: Handoffs, cookie_for: Callable[[str], str]
+        self, recogniser: Recogniser, turnstile: Turnstile, handoffs: Handoffs, cookie_for: Callable[[str], str]
     ) -> None:
         self._recogniser = recogniser
-        self._pool = pool
-        self._router = router
+        self._turnstile = turnstile
         self._handoffs = handoffs
         self._cookie_for = cookie_for
         self._loop = asyncio.get_running_loop()
@@ -60,7 +59,9 @@ class Express:
             client = self._recogniser.recognise(
                 target, values(headers, b"cookie"), peer, values(headers, b"x-forwarded-for")
             )
-            choice = self._router.route(self._pool, client)
+            choice = self._turnstile.pass_now(client)
+            if choice is None:
+                return arrived
             node = choice.node
             if node.path is not Path.HANDOFF:
                 return replace(arrived, choice=choice)

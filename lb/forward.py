@@ -63,9 +63,12 @@ class Forwarder:
         self._answer_timeout_s = limits.answer_timeout_s or None
         self._idle_timeout_s = limits.idle_timeout_s
 
-    async def forward(self, exchange: Exchange) -> Sent:
-        """Carry one exchange.  Raises BalancerError while nothing of the answer was sent."""
-        async with self.asked(exchange) as answer:
+    async def forward(self, exchange: Exchange, first: Choice | None = None) -> Sent:
+        """Carry one exchange, to the node of `first` if it can be reached.
+
+        Raises BalancerError while nothing of the answer was sent.
+        """
+        async with self.asked(exchange, first=first) as answer:
             if answer.status == 101:
                 raise self._failed(exchange, answer.choice, NodeFailed("switched protocols without being asked"))
             return await self.relay(exchange, answer)
@@ -76,8 +79,8 @@ class Forwarder:
     ) -> AsyncIterator[Answer]:
         """Send the request to a node and hold its answer; the upload may go on meanwhile.
 
-        `first` is a choice that was made already; if that node cannot be reached, NotReached leaves it to the caller to
-        make another one.
+        `first` is a choice that was made already; if that node cannot be reached, another one is made here, or for a
+        WebSocket by the caller, to whom NotReached leaves it.
 
         Raises NoNodeAvailable, NodeFailed, NodeTooSlow, BadRequest, ClientTooSlow or NotForwarded.
         """
@@ -121,6 +124,8 @@ class Forwarder:
         cookie = exchange.cookie_for(node) if answer.choice.stick else None
         head = answer_head(message.code, message.reason, message.raw_headers, frame, exchange.version, cookie)
         self._metrics.exchange_done(node, message.code)
+        if message.code < 500:
+            self._pool.served(answer.choice.node)
         try:
             await _stream(exchange, head, answer.body, chunked=frame.chunked, idle_timeout_s=self._idle_timeout_s)
         except ConnectionError:
@@ -139,9 +144,10 @@ class Forwarder:
     ) -> tuple[Choice, Link]:
         def route(tried: set[str]) -> Choice:
             if first is not None:
-                if first.node.name in tried:
+                if first.node.name not in tried:
+                    return first
+                if fresh:
                     raise NotReached(known=len(self._pool.nodes), tried=len(tried))
-                return first
             return self._router.route(self._pool, exchange.client, tried)
 
         choice, link = await self._upstream.reach(route, tried, fresh=fresh)
@@ -194,6 +200,7 @@ class Forwarder:
 
     def _failed(self, exchange: Exchange, choice: Choice, exc: BalancerError) -> BalancerError:
         self._metrics.exchange_done(choice.node.name, exc.http_status)
+        self._pool.failed(choice.node, str(exc))
         log.warning("node failed", extra={"conn": exchange.connection, "node": choice.node.name, "reason": str(exc)})
         return exc
 

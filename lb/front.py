@@ -18,7 +18,7 @@ from lb.affinity import Recogniser, TrustedProxies, set_cookie
 from lb.arrivals import Arrivals, defer_accept
 from lb.arrived import Arrived
 from lb.downstream import Downstream, DownstreamLimits
-from lb.errors import BadRequest, BalancerError, ClientTooSlow, NoNodeAvailable, answer_to
+from lb.errors import BadRequest, BalancerError, Busy, ClientTooSlow, NoNodeAvailable, answer_to
 from lb.exchange import Exchange, Sent
 from lb.express import Express
 from lb.forward import ExchangeMetrics, Forwarder
@@ -30,6 +30,7 @@ from lb.pool import Pool
 from lb.route import Router
 from lb.strict import read_strictly
 from lb.tunnel import TunnelMetrics, Tunnels
+from lb.turnstile import Turnstile
 from lb.upgrade import Upgrades
 from lb.upstream import ConnectMetrics, Upstream
 
@@ -59,9 +60,10 @@ class Front:
         router = Router.of(lb)
         self._forwarder = Forwarder(pool, router, self._upstream, metrics, lb)
         self._tunnels = Tunnels(self._forwarder, metrics, self._admission.leave, lb.tunnel_idle_s)
-        self._handoffs = Handoffs(metrics, self._admission.ended)
-        self._upgrades = Upgrades(pool, router, self._forwarder, self._handoffs, self._tunnels)
-        self._express = Express(self._recogniser, pool, router, self._handoffs, self._cookie_for)
+        self._handoffs = Handoffs(metrics, self._admission.ended, pool)
+        self._turnstile = Turnstile(pool, router, lb, pool.terms.share)
+        self._upgrades = Upgrades(pool, self._turnstile, self._handoffs, self._tunnels)
+        self._express = Express(self._recogniser, self._turnstile, self._handoffs, self._cookie_for)
         self._limits = DownstreamLimits(
             admission=self._admission,
             head_timeout_s=lb.head_timeout_s,
@@ -78,6 +80,11 @@ class Front:
     def connections(self) -> int:
         """Clients that are connected now, tunnels included."""
         return self._admission.count
+
+    @property
+    def waiting(self) -> int:
+        """New clients that wait for their turn."""
+        return self._turnstile.waiting
 
     @property
     def tunnels(self) -> int:
@@ -158,7 +165,8 @@ class Front:
             exchange = self._exchange(request)
             if is_websocket_upgrade(exchange.method, exchange.version, exchange.headers):
                 return await self._upgrades.open(exchange)
-            return await self._forwarder.forward(exchange)
+            choice = await self._turnstile.choose(exchange.client) if exchange.client.begins else None
+            return await self._forwarder.forward(exchange, choice)
         except BalancerError as exc:
             return await self._answer(request, exc)
         except ConnectionError:
@@ -184,7 +192,9 @@ class Front:
 
     async def _answer(self, request: BaseRequest, exc: BalancerError) -> Sent:
         connection = cast(Downstream, request.protocol)
-        if isinstance(exc, NoNodeAvailable):
+        if isinstance(exc, Busy):
+            self._metrics.rejected("busy")
+        elif isinstance(exc, NoNodeAvailable):
             self._metrics.rejected("no_node")
         elif isinstance(exc, BadRequest):
             self._metrics.rejected("bad_request")

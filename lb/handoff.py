@@ -21,7 +21,7 @@ from cluster import handoff
 from cluster.handoff import BadPacket, Closed, Handoff, Refused, Taken
 from lb.downstream import Downstream
 from lb.offer import Answer, LinkBroken, LinkLost, Lost, NotTaken, Offer, Silent, TooMuchRead, check
-from lb.pool import Node
+from lb.pool import Node, Pool
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,10 @@ class _Link:
 class Handoffs:
     """All handoffs of this worker.  `ended` gets the address of each client whose connection has ended at its node."""
 
-    def __init__(self, metrics: HandoffMetrics, ended: Callable[[str], None]) -> None:
+    def __init__(self, metrics: HandoffMetrics, ended: Callable[[str], None], pool: Pool) -> None:
         self._metrics = metrics
         self._ended = ended
+        self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._links: dict[Node, _Link] = {}
         self._numbers = count(1)
@@ -154,6 +155,7 @@ class Handoffs:
                 self._watch(link, offer)
                 return
             link.silent_since = self._loop.time()
+            self._pool.failed(link.node, "it left a handoff unanswered")
             offer.settle(Silent())
 
     def _link(self, node: Node) -> _Link:
@@ -212,6 +214,13 @@ class Handoffs:
             link.taken[answer.id] = (self._loop.time(), offer.address)
             link.node.handed_over += 1
             self._metrics.handed_over(link.node.name)
+            seconds = time.monotonic() - (offer.due - handoff.VALID_S - ANSWER_MARGIN_S)
+            if 0 < self._pool.terms.slow_handshake_s < seconds:
+                self._pool.failed(link.node, f"it took {seconds:.1f} s to take a handoff")
+            else:
+                self._pool.served(link.node)
+        elif answer.reason != handoff.LEAVING:
+            self._pool.failed(link.node, f"it refused a handoff: {answer.reason}")
 
     def _closed(self, link: _Link, ids: tuple[int, ...]) -> None:
         now = self._loop.time()

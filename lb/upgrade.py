@@ -11,13 +11,13 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from lb.downstream import Downstream
 from lb.errors import NoNodeAvailable, NotReached
 from lb.exchange import Exchange, Sent
-from lb.forward import Forwarder
 from lb.handoff import Handoffs
 from lb.headers import Headers, Via, request_head
 from lb.offer import LinkBroken, NotTaken, TooMuchRead
 from lb.pool import Node, Path, Pool
-from lb.route import By, Choice, Router
+from lb.route import By, Choice
 from lb.tunnel import Tunnels
+from lb.turnstile import Turnstile
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +31,9 @@ BROKEN_S = 10.0
 class Upgrades:
     """Opens WebSockets."""
 
-    def __init__(self, pool: Pool, router: Router, forwarder: Forwarder, handoffs: Handoffs, tunnels: Tunnels) -> None:
+    def __init__(self, pool: Pool, turnstile: Turnstile, handoffs: Handoffs, tunnels: Tunnels) -> None:
         self._pool = pool
-        self._router = router
-        self._forwarder = forwarder
+        self._turnstile = turnstile
         self._handoffs = handoffs
         self._tunnels = tunnels
 
@@ -42,21 +41,25 @@ class Upgrades:
         """Bring the client to a node.  Raises BalancerError while the client has not been sent anything."""
         tried: set[str] = set()
         has_waited = False
-        chosen = cast(Downstream, exchange.request.protocol).chosen()
+        choice = cast(Downstream, exchange.request.protocol).chosen() or await self._turnstile.choose(exchange.client)
+        while True:
+            sent = await self._opened_at(choice, exchange)
+            if sent is not None:
+                return sent
+            tried.add(choice.node.name)
+            choice, has_waited = await self._other(exchange, tried, has_waited=has_waited)
+
+    async def _other(self, exchange: Exchange, tried: set[str], *, has_waited: bool) -> tuple[Choice, bool]:
+        """Return the next node to try, and whether the client has waited for one.  Raises NoNodeAvailable."""
         while True:
             try:
-                choice, chosen = chosen or self._router.route(self._pool, exchange.client, tried), None
+                return self._turnstile.choose_again(exchange.client, tried), has_waited
             except NoNodeAvailable:
                 if has_waited or not any(node.takes_new and node.name in tried for node in self._pool):
                     raise
                 has_waited = True
                 await asyncio.sleep(WAIT_FOR_ROOM_S)
                 tried.clear()
-                continue
-            sent = await self._opened_at(choice, exchange)
-            if sent is not None:
-                return sent
-            tried.add(choice.node.name)
 
     async def _opened_at(self, choice: Choice, exchange: Exchange) -> Sent | None:
         """Open the WebSocket at the node of `choice`, whichever way; return None if another node must be chosen."""
@@ -75,10 +78,23 @@ class Upgrades:
                 # A session is at its node and nowhere else: one that leaves, or has no room, still serves its own.
                 if choice.by is not By.SID:
                     return None
+        began = self._pool.clock()
         try:
-            return await self._tunnels.open(exchange, choice)
+            sent = await self._tunnels.open(exchange, choice)
         except NotReached:
             return None
+        self._judge(node, sent, self._pool.clock() - began)
+        return sent
+
+    def _judge(self, node: Node, sent: Sent, seconds: float) -> None:
+        """Count how the node treated this client; a node that fails in another way is counted where that is found."""
+        slow_s = self._pool.terms.slow_handshake_s
+        if sent.status >= 500:
+            self._pool.failed(node, f"it answered a WebSocket upgrade with {sent.status}")
+        elif slow_s and seconds > slow_s:
+            self._pool.failed(node, f"a WebSocket upgrade took {seconds:.1f} s")
+        else:
+            self._pool.served(node)
 
     def _leave_alone(self, node: Node) -> None:
         """Tunnel to `node` for a while: with no Redis to tell of a new process, only asking again shows one."""

@@ -131,6 +131,7 @@ class Upstream:
             except NodeUnreachable as exc:
                 log.warning("node unreachable", extra={"node": node.name, "reason": str(exc)})
                 self._metrics.connect_failed(node.name)
+                self._pool.failed(node, str(exc))
                 self._pool.signal(node, Signal.FALL, str(exc))
                 tried.add(node.name)
             else:

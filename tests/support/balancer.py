@@ -15,6 +15,7 @@ from cluster.member import Signal
 from lb.front import Front
 from lb.metrics import Metrics
 from lb.pool import Change, Node, Pool
+from lb.terms import Terms
 
 SECRET = "of-a-test"
 
@@ -87,7 +88,7 @@ async def balancer(*ports: int, most_connections: int = 1000, **lb: Any) -> Asyn
     """Run a front with one ready node on each of `ports`; `lb` overrides that section of the configuration."""
     config = Config.model_validate({"secret": SECRET, "redis": "none", "lb": lb})
     changes: list[Change] = []
-    pool, metrics = Pool(time.monotonic, on_change=changes.append), Metrics()
+    pool, metrics = Pool(time.monotonic, on_change=changes.append, terms=Terms.of(config)), Metrics()
     for number, port in enumerate(ports):
         pool.signal(pool.add_static("127.0.0.1", port, f"n{number}"), Signal.RISE, "for a test")
     changes.clear()

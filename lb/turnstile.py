@@ -1,0 +1,127 @@
+"""New clients pass one after the other, at a pace: everybody comes back at once when a network or a node was away.
+
+A handshake costs a node a hundred times what a message costs it.  So those who come faster than nodes can greet them
+wait for a short while, in the order in which they came, and who would wait too long is told to come again later, each
+at another moment.  A client that has its session already (its sid says so) goes to its node unasked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from itertools import count
+
+from cluster.config import Lb
+from lb.affinity import Client
+from lb.errors import Busy, NoNodeAvailable
+from lb.pacing import Pace
+from lb.pool import Pool
+from lb.route import Choice, Router
+
+LOOK_S = 0.01
+"""How often those who wait are looked at: a node that was full may have room."""
+
+RETRY_WITHIN_S = 5
+"""Who is sent away may come again after 1 s to so many, by chance: not all at once again."""
+
+
+@dataclass(eq=False, slots=True)
+class _Waiting:
+    client: Client
+    turn: asyncio.Future[Choice]
+
+
+@dataclass(eq=False)
+class Turnstile:
+    """Chooses nodes for new clients.  `share` is the part of the limits that is this worker's."""
+
+    pool: Pool
+    router: Router
+    limits: Lb
+    share: float = 1.0
+    rng: Callable[[], float] = random.random
+    _waiting: dict[int, _Waiting] = field(default_factory=dict)
+    """In the order in which they came."""
+    _timer: asyncio.TimerHandle | None = None
+
+    def __post_init__(self) -> None:
+        self._pace = Pace(self.limits.handshakes_per_s * self.share)
+        self._numbers = count()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def waiting(self) -> int:
+        """How many clients wait for their turn."""
+        return len(self._waiting)
+
+    def pass_now(self, client: Client) -> Choice | None:
+        """Return the node for a client that need not wait, or None.  Raises NoNodeAvailable."""
+        if client.sid:
+            return self.router.route(self.pool, client)
+        if self._waiting:
+            return None
+        return self._place(client, self.pool.clock())
+
+    async def choose(self, client: Client) -> Choice:
+        """Return the node for a client, when it is its turn.  Raises Busy, or NoNodeAvailable."""
+        choice = self.pass_now(client)
+        if choice is not None:
+            return choice
+        if len(self._waiting) >= self.limits.most_waiting or not self.limits.handshake_wait_s:
+            raise self._busy()
+        number = next(self._numbers)
+        turn: asyncio.Future[Choice] = self._loop.create_future()
+        self._waiting[number] = _Waiting(client, turn)
+        self._look_again()
+        try:
+            async with asyncio.timeout(self.limits.handshake_wait_s):
+                return await turn
+        except TimeoutError:
+            raise self._busy() from None
+        finally:
+            self._waiting.pop(number, None)
+
+    def choose_again(self, client: Client, tried: Collection[str]) -> Choice:
+        """Return another node, none of `tried`, for a client that had its turn.  Raises Busy, or NoNodeAvailable."""
+        if client.sid:
+            return self.router.route(self.pool, client, tried)
+        now = self.pool.clock()
+        choice = self.router.place(self.pool, client, now, tried)
+        if choice is None:
+            raise self._busy()
+        choice.node.pace.take(now)
+        return choice
+
+    def _place(self, client: Client, now: float) -> Choice | None:
+        if self._pace.opens_at > now:
+            return None
+        choice = self.router.place(self.pool, client, now)
+        if choice is not None:
+            self._pace.take(now)
+            choice.node.pace.take(now)
+        return choice
+
+    def _busy(self) -> Busy:
+        return Busy(len(self._waiting), retry_after_s=1 + int(self.rng() * RETRY_WITHIN_S))
+
+    def _look_again(self) -> None:
+        if self._timer is None and self._waiting:
+            self._timer = self._loop.call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        for number, waiting in list(self._waiting.items()):
+            if waiting.turn.done():  # it was given up in this very turn of the event loop
+                continue
+            try:
+                choice = self._place(waiting.client, self.pool.clock())
+            except NoNodeAvailable as exc:
+                waiting.turn.set_exception(exc)
+            else:
+                if choice is None:
+                    break
+                waiting.turn.set_result(choice)
+            del self._waiting[number]
+        self._look_again()
