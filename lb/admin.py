@@ -1,55 +1,68 @@
-"""The admin address: health, metrics and the API, for operators and their tools.  Keep it private.
+"""The admin address: health, metrics, the API and the dashboard, for operators and their tools.  Keep it private.
 
-Whichever worker answers speaks for all of them (lb/reports.py).
+Whichever worker answers speaks for all of them (lb/reports.py).  lb/gate.py decides who may ask what; the API is
+described in lb/dashboard/openapi.json.
 """
 
 from __future__ import annotations
 
+import time
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
+from cluster.config import NO_REDIS, Config
+from cluster.redis_link import without_password
 from cluster.rundir import SUPERVISOR, RunDir
+from cluster.version import version
 from lb.discovery import Discovery
 from lb.exposition import CONTENT_TYPE, exposition
+from lb.gate import Gate
+from lb.history import History
+from lb.overview import history_view, overview, redis_view
+from lb.pages import HEADERS, add_pages
 from lb.pool import Pool
-from lb.reports import Reports
+from lb.reports import Reports, Stack
 from lb.views import ChildReport, children_in, health_view, nodes_view
 
-_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-_INDEX = """<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Flotilla: admin</title>
-<h1>Flotilla</h1>
-<ul>
-<li><a href="/healthz">/healthz</a>: is anything wrong?  200 or 503, with reasons
-<li><a href="/metrics">/metrics</a>: all numbers, for Prometheus
-<li><a href="/api/nodes">/api/nodes</a>: the nodes; <code>python -m lb status</code> shows them as a table
-</ul>
-"""
+_HEADERS = HEADERS | {"Cache-Control": "no-store"}
 
 
-def admin_app(pool: Pool, reports: Reports, discovery: Discovery, run_dir: RunDir) -> web.Application:
+@dataclass(frozen=True)
+class Sources:
+    """Where the answers come from."""
+
+    config: Config
+    pool: Pool
+    reports: Reports
+    discovery: Discovery
+    run_dir: RunDir
+    history: History
+
+
+def admin_app(sources: Sources) -> web.Application:
     """Return the application to serve on `lb.admin`."""
-    admin = _Admin(pool, reports, discovery, run_dir)
-    app = web.Application(middlewares=[_plain_errors])
-    app.router.add_get("/", admin.index)
+    admin = _Admin(sources)
+    app = web.Application(middlewares=[_plain_errors, _gated(Gate.of(sources.config.lb))])
+    add_pages(app)
     app.router.add_get("/healthz", admin.healthz)
     app.router.add_get("/metrics", admin.metrics)
     app.router.add_get("/api/nodes", admin.nodes)
+    app.router.add_get("/api/overview", admin.overview)
+    app.router.add_get("/api/history", admin.samples)
     return app
 
 
 class _Admin:
-    def __init__(self, pool: Pool, reports: Reports, discovery: Discovery, run_dir: RunDir) -> None:
-        self._pool = pool
-        self._reports = reports
-        self._discovery = discovery
-        self._run_dir = run_dir
-
-    async def index(self, _: web.Request) -> web.Response:
-        policy = {"Content-Security-Policy": "default-src 'none'"}
-        return web.Response(text=_INDEX, content_type="text/html", headers=_HEADERS | policy)
+    def __init__(self, sources: Sources) -> None:
+        self._config = sources.config
+        self._pool = sources.pool
+        self._reports = sources.reports
+        self._discovery = sources.discovery
+        self._run_dir = sources.run_dir
+        self._history = sources.history
 
     async def healthz(self, _: web.Request) -> web.Response:
         status, body = health_view(self._pool, self._children(), self._discovery.redis)
@@ -60,11 +73,40 @@ class _Admin:
         return web.Response(body=text, headers=_HEADERS | {"Content-Type": CONTENT_TYPE})
 
     async def nodes(self, _: web.Request) -> web.Response:
-        totals = self._reports.stack().totals
-        return _json({"nodes": nodes_view(self._pool, totals, self._children(), self._pool.clock())})
+        return _json({"nodes": self._nodes(self._reports.stack(), self._children())})
+
+    async def overview(self, _: web.Request) -> web.Response:
+        stack, children = self._reports.stack(), self._children()
+        nodes = self._nodes(stack, children)
+        health = health_view(self._pool, children, self._discovery.redis)[1]
+        url = self._config.redis
+        address = "" if url == NO_REDIS else without_password(url)
+        redis = redis_view(self._discovery.redis, address, nodes, self._discovery.read_s)
+        about = {"cluster": self._config.cluster, "version": version(), "at": time.time()}
+        return _json(about | overview(nodes, health, redis, stack, self._history))
+
+    async def samples(self, _: web.Request) -> web.Response:
+        return _json(history_view(self._history))
+
+    def _nodes(self, stack: Stack, children: list[ChildReport]) -> list[dict[str, Any]]:
+        return nodes_view(self._pool, stack.totals, children, self._pool.clock())
 
     def _children(self) -> list[ChildReport]:
         return children_in(self._run_dir.report(SUPERVISOR))
+
+
+def _gated(gate: Gate) -> Middleware:
+    @web.middleware
+    async def ask(request: web.Request, handler: Handler) -> web.StreamResponse:
+        denied = gate.denied(request.method, request.path, request.headers)
+        if denied is None:
+            return await handler(request)
+        answer = _json({"error": denied.reason}, denied.status)
+        if denied.status == 401:
+            answer.headers["WWW-Authenticate"] = 'Bearer realm="flotilla"'  # RFC 9110 15.5.2
+        return answer
+
+    return ask
 
 
 @web.middleware

@@ -18,10 +18,11 @@ from cluster.errors import StartError
 from cluster.host import host_id
 from cluster.member import State
 from cluster.rundir import RunDir
-from lb.admin import admin_app
+from lb.admin import Sources, admin_app
 from lb.discovery import Discovery
 from lb.front import Front
 from lb.health import Health
+from lb.history import History
 from lb.limits import connection_limit
 from lb.metrics import Metrics
 from lb.pool import Change, Node, Pool
@@ -73,10 +74,13 @@ class Worker:
         reports = Reports(options.run_dir, options.index, metrics, pool)
         most = _most_connections(config.lb.max_connections)
         front = Front(config, pool, metrics, most_connections=most)
-        admin = web.AppRunner(admin_app(pool, reports, discovery, options.run_dir), access_log=None)
+        history = History(pool)
+        sources = Sources(config, pool, reports, discovery, options.run_dir, history)
+        admin = web.AppRunner(admin_app(sources), access_log=None)
         async with asyncio.TaskGroup() as tasks:
             background = [
-                tasks.create_task(run()) for run in (discovery.run, Health(pool, config.lb.health).run, reports.run)
+                tasks.create_task(run())
+                for run in (discovery.run, Health(pool, config.lb.health).run, reports.run, history.run)
             ]
             await admin.setup()
             admin_site = web.SockSite(admin, admin_listening)

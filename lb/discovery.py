@@ -54,6 +54,8 @@ class Discovery:
         self._changed = asyncio.Event()
         self._noticed: set[str] = set()
         self._away_since: float | None = None
+        self.read_s: float | None = None
+        """How long the last reading of the registry took: two round trips, if somebody is in it."""
         self.redis: RedisState = "none" if config.redis == NO_REDIS else "away"
         add_configured(pool, config, run_dir)
 
@@ -73,7 +75,9 @@ class Discovery:
                 self._changed.clear()
                 noticed, self._noticed = self._noticed, set()
                 try:
+                    began = self._clock()
                     records = await registry.members()
+                    self.read_s = self._clock() - began
                 except REDIS_AWAY as exc:
                     self._noticed |= noticed
                     self._went_away(exc)

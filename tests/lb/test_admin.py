@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -18,8 +19,9 @@ from aiohttp import web
 from cluster.config import Config
 from cluster.member import NodeRecord, Signal, State
 from cluster.rundir import SUPERVISOR, RunDir
-from lb.admin import admin_app
+from lb.admin import Sources, admin_app
 from lb.discovery import Discovery
+from lb.history import History
 from lb.metrics import Metrics, NodeCounts, Totals
 from lb.pool import Pool
 from lb.reports import Reports
@@ -38,30 +40,33 @@ class Admin:
     pool: Pool
     metrics: Metrics
     run_dir: RunDir
+    history: History
     port: int
     session: aiohttp.ClientSession
 
-    async def ask(self, path: str, method: str = "GET") -> tuple[int, Mapping[str, str], str]:
-        async with self.session.request(method, f"http://127.0.0.1:{self.port}{path}") as answer:
+    async def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, Mapping[str, str], str]:
+        url, given = f"http://127.0.0.1:{self.port}{path}", {k.replace("_", "-"): v for k, v in headers.items()}
+        async with self.session.request(method, url, headers=given) as answer:
             return answer.status, answer.headers, await answer.text()
 
-    async def json(self, path: str, method: str = "GET") -> tuple[int, Any]:
-        async with self.session.request(method, f"http://127.0.0.1:{self.port}{path}") as answer:
-            assert answer.content_type == "application/json"
-            return answer.status, await answer.json()
+    async def json(self, path: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
+        status, told, text = await self.ask(path, method, **headers)
+        assert told["Content-Type"] == "application/json; charset=utf-8"
+        return status, json.loads(text)
 
 
 @asynccontextmanager
-async def serving(path: Path) -> AsyncIterator[Admin]:
+async def serving(path: Path, **lb: object) -> AsyncIterator[Admin]:
+    config = Config.model_validate({"redis": "none", "nodes": {"local": 1}, "lb": lb})
     pool, metrics, run_dir = Pool(time.monotonic), Metrics(), RunDir(path)
-    discovery = Discovery(pool, Config.model_validate({"redis": "none", "nodes": {"local": 1}}))
-    reports = Reports(run_dir, 0, metrics, pool)
-    runner = web.AppRunner(admin_app(pool, reports, discovery, run_dir))
+    discovery, reports = Discovery(pool, config), Reports(run_dir, 0, metrics, pool)
+    history = History(pool)
+    runner = web.AppRunner(admin_app(Sources(config, pool, reports, discovery, run_dir, history)))
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         async with aiohttp.ClientSession() as session:
-            yield Admin(pool, metrics, run_dir, runner.addresses[0][1], session)
+            yield Admin(pool, metrics, run_dir, history, runner.addresses[0][1], session)
     finally:
         await runner.cleanup()
 
@@ -91,7 +96,7 @@ def test_healthz_follows_the_nodes(tmp_path: Path) -> None:
             {
                 "status": "ok",
                 "problems": [],
-                "nodes": {"joining": 0, "ready": 1, "draining": 0, "down": 0},
+                "nodes": {state: int(state is State.READY) for state in State},
                 "children": [],
                 "redis": "none",
             },
@@ -193,20 +198,7 @@ def test_metrics_are_prometheus_text(tmp_path: Path) -> None:
     served(tmp_path, check)
 
 
-def test_the_index_names_all_pages(tmp_path: Path) -> None:
-    """For whoever opens the address in a browser."""
-
-    async def check(admin: Admin) -> None:
-        status, headers, text = await admin.ask("/")
-        assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
-        assert headers["Content-Security-Policy"] == "default-src 'none'"
-        for path in ("/healthz", "/metrics", "/api/nodes"):
-            assert f'href="{path}"' in text
-
-    served(tmp_path, check)
-
-
-@pytest.mark.parametrize("path", ["/", "/healthz", "/metrics", "/api/nodes", "/nowhere"])
+@pytest.mark.parametrize("path", ["/healthz", "/metrics", "/api/nodes", "/api/overview", "/api/history", "/nowhere"])
 def test_no_answer_may_be_kept(tmp_path: Path, path: str) -> None:
     """A cached health check is worse than none."""
 
@@ -222,10 +214,9 @@ def test_an_unknown_path_is_404_and_says_what_there_is(tmp_path: Path) -> None:
     """In JSON, as everything here that is meant for tools."""
 
     async def check(admin: Admin) -> None:
-        assert await admin.json("/api/node") == (
-            404,
-            {"error": "no /api/node here", "paths": ["/", "/api/nodes", "/healthz", "/metrics"]},
-        )
+        status, body = await admin.json("/api/node")
+        assert (status, body["error"]) == (404, "no /api/node here")
+        assert {"/", "/healthz", "/metrics", "/api/nodes", "/api/overview"} <= set(body["paths"])
 
     served(tmp_path, check)
 
@@ -235,9 +226,9 @@ def test_only_reading_is_allowed(tmp_path: Path, path: str) -> None:
     """405 with Allow (RFC 9110 15.5.6)."""
 
     async def check(admin: Admin) -> None:
-        status, headers, _ = await admin.ask(path, "POST")
+        status, headers, _ = await admin.ask(path, "POST", X_Flotilla="1")
         assert (status, headers["Allow"]) == (405, "GET, HEAD")
-        assert await admin.json(path, "DELETE") == (
+        assert await admin.json(path, "DELETE", X_Flotilla="1") == (
             405,
             {"error": "DELETE is not allowed here", "allowed": ["GET", "HEAD"]},
         )
