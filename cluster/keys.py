@@ -33,6 +33,15 @@ class Keys:
         return self._named("nodes:changed")
 
     @property
+    def drains(self) -> str:
+        """A hash: a node's name -> an operator's order to drain, as JSON (cluster/orders.py)."""
+        return self._named("drains")
+
+    def canary(self, of: str) -> str:
+        """A channel: what one balancer worker says to itself, to see whether it is heard."""
+        return self._named(f"canary:{of}")
+
+    @property
     def secret(self) -> str:
         """A string: the cluster's secret, made by whoever comes first, unless the configuration names one."""
         return self._named("secret")

@@ -42,6 +42,8 @@ class Watch:
     """Successes in a row."""
     unwell: int = 0
     """Failures in a row."""
+    cut_off: int = 0
+    """How often in a row it said that it does not reach Redis, which we did."""
 
     def __post_init__(self) -> None:
         self.due = self.joined
@@ -84,8 +86,15 @@ class Watch:
 class Health:
     """Probes every node of `pool` as `settings` say, and signals the pool what comes of it."""
 
-    def __init__(self, pool: Pool, settings: config.Health, probe: Probe = probe) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        settings: config.Health,
+        probe: Probe = probe,
+        redis_works: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._pool = pool
+        self._redis_works = redis_works
         self._settings = settings
         self._probe = probe
         self._watches: dict[Node, Watch] = {}
@@ -121,6 +130,8 @@ class Health:
 
     def _start_due(self, tasks: asyncio.TaskGroup) -> None:
         now = self._pool.clock()
+        for node in list(self._watches):
+            self._readmit(node, now)
         for node, watch in self._watches.items():
             if watch.due <= now and node not in self._in_flight:
                 self._in_flight.add(node)
@@ -128,6 +139,7 @@ class Health:
 
     async def _until_next(self) -> None:
         due = [watch.due for node, watch in self._watches.items() if node not in self._in_flight]
+        due += [node.conduct.until for node in self._watches if _serves_time(node)]
         try:
             async with asyncio.timeout(max(0.0, min(due) - self._pool.clock()) if due else None):
                 await self._wake.wait()
@@ -154,24 +166,56 @@ class Health:
             watch.skipped(began)
             return
         self._starved = False
+        if node.answers != found.answers:
+            node.answers = found.answers
+            self._pool.muster()
         if found.leaving:
             watch.skipped(began)
             self._pool.signal(node, Signal.DRAIN, found.fault)
             return
-        if not found.is_well:
-            if node.state in (State.JOINING, State.DOWN):
-                node.reason = found.fault
-            if watch.failed(began, node.state) is Signal.FALL:
-                self._pool.signal(node, Signal.FALL, found.fault)
+        if found.is_well:
+            self._judge_well(node, watch, found, began)
             return
+        if node.state in (State.JOINING, State.DOWN):
+            node.reason = found.fault
+        if watch.failed(began, node.state) is Signal.FALL:
+            self._pool.signal(node, Signal.FALL, found.fault)
+
+    def _judge_well(self, node: Node, watch: Watch, found: Found, began: float) -> None:
         self._learn_name(node, found)
-        said = node.record.state if node.record is not None else State.READY
-        if watch.passed(began) is not Signal.RISE or said in (State.JOINING, State.DRAINING):
+        self._judge_link(node, watch, degraded=found.degraded)
+        if watch.passed(began) is not Signal.RISE or node.said in (State.JOINING, State.DRAINING):
             return
-        if node.state is State.DRAINING:
+        if node.state is State.DOWN and (wait_s := node.conduct.until - began) > 0:
+            node.reason = f"answers its probes, but failed clients: {wait_s:.0f} s to go"
+            return
+        if node.state is State.DRAINING and node.drain is None:
             # A probe heard that it leaves, and its record does not say so: this is the process that came after it.
             self._pool.signal(node, Signal.GONE, "replaced by a new process")
         self._pool.signal(node, Signal.RISE, "answers its probes")
+
+    def _judge_link(self, node: Node, watch: Watch, *, degraded: bool) -> None:
+        """See whether a node that does not reach Redis is alone with that.
+
+        If we do not hear ourselves either, or most nodes are as it is, Redis is to blame, and everybody serves on.
+        """
+        node.degraded = degraded
+        watch.cut_off = watch.cut_off + 1 if degraded else 0
+        if not self._redis_works():
+            watch.cut_off = 0
+        serving = [other for other in self._pool if other.is_reachable]
+        alone = 2 * sum(other.degraded for other in serving) <= len(serving)
+        if node.cut_off and not watch.cut_off:
+            node.cut_off = False
+            self._readmit(node, self._pool.clock())
+        elif alone and watch.cut_off >= self._settings.fall and not node.cut_off:
+            node.cut_off = True
+            self._pool.signal(node, Signal.EJECT, "it does not reach Redis, which this balancer and other nodes do")
+
+    def _readmit(self, node: Node, now: float) -> None:
+        """Let a node back in whose time is over."""
+        if _serves_time(node) and node.conduct.until <= now:
+            self._pool.signal(node, Signal.READMIT, "its time out is over")
 
     def _learn_name(self, node: Node, found: Found) -> None:
         """Call a configured node as its sids do, so that they route, unless it has told its name itself."""
@@ -190,3 +234,8 @@ class Health:
                 "two nodes have one name, so clients of one may be sent to the other; give each its own --name",
                 extra={"node": other.name, "address": f"{other.host}:{other.port}", "other": node.name},
             )
+
+
+def _serves_time(node: Node) -> bool:
+    """Whether `node` is out for a certain time."""
+    return node.state is State.EJECTED and not node.cut_off

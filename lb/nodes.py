@@ -79,6 +79,8 @@ class Node:
     """An operator wants it to have no new clients."""
     answers: bool = False
     """It answered its last probe, however badly: it is not dead."""
+    degraded: bool = False
+    """It says that it does not reach Redis."""
     cut_off: bool = False
     """It does not reach Redis, although we do and most nodes do."""
     recruited: bool = False

@@ -100,6 +100,8 @@ class Pool:
 
     def failed(self, node: Node, reason: str) -> None:
         """Somebody who was sent to `node` was not served; too many in a row, and it is left alone for a while."""
+        if not node.takes_new:
+            return  # that is known already, or it is on its way out
         seconds = node.conduct.failed(self.clock(), self.terms.rules)
         if seconds is not None:
             times = self.terms.rules.after

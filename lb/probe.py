@@ -15,7 +15,7 @@ import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qs, urlsplit
 
 from cluster.config import Health
@@ -38,6 +38,11 @@ _EIO_OPEN, _EIO_CLOSE = b"0", b"1"  # https://socket.io/docs/v4/engine-io-protoc
 class ProbeFailed(Exception):
     """A check found a fault; its text says which, in plain words."""
 
+    def __init__(self, fault: str, *, answers: bool = False) -> None:
+        super().__init__(fault)
+        self.answers = answers
+        """The node gave a whole answer over HTTP, if not the right one."""
+
 
 class _NotAsked(Exception):
     """This process has no descriptor, local port or kernel memory left to ask with."""
@@ -50,6 +55,10 @@ class Found:
     fault: str = ""
     leaving: bool = False
     """It answered that it is draining."""
+    answers: bool = False
+    """It is not well, and not dead either: it gave an answer, if not the right one."""
+    degraded: bool = False
+    """It is well, and says that it does not reach Redis."""
     unknown: bool = False
     """It could not be asked, for want of our own: that says nothing of the node."""
     slot: str = ""
@@ -94,34 +103,40 @@ async def probe(host: str, port: int, settings: Health) -> Found:
     timeout_s = settings.timeout_s
     deadline = _Deadline(asyncio.get_running_loop().time() + timeout_s, timeout_s)
     try:
-        if settings.http_path and (leaving := await _check_http(host, port, settings.http_path, deadline)):
-            return Found(leaving, leaving=True)
+        found = Found()
+        if settings.http_path:
+            found = await _check_http(host, port, settings.http_path, deadline)
+        if found.leaving:
+            return found
         if settings.websocket_path:
-            return await _check_websocket(host, port, settings.websocket_path, deadline)
+            opened = await _check_websocket(host, port, settings.websocket_path, deadline)
+            return replace(opened, degraded=found.degraded)
         if not settings.http_path:
             async with _connection(host, port, deadline):
                 pass
     except ProbeFailed as exc:
-        return Found(str(exc))
+        return Found(str(exc), answers=exc.answers)
     except _NotAsked as exc:
         return Found(str(exc), unknown=True)
-    return Found()
+    return found
 
 
-async def _check_http(host: str, port: int, path: str, deadline: _Deadline) -> str:
-    """GET `path`; 2xx is well.  Return the fault if the node says that it leaves, raise ProbeFailed for any other."""
+async def _check_http(host: str, port: int, path: str, deadline: _Deadline) -> Found:
+    """GET `path`; 2xx is well.  A node that says that it leaves is found so; raises ProbeFailed for any other fault."""
     name = f"GET {urlsplit(path).path}"
     async with _connection(host, port, deadline) as (reader, writer):
         writer.write(_head(host, port, path, ("Connection: close", "Accept: application/json")))
         async with deadline.awaiting(f"answer to {name}"):
             answer = await _read_head(reader, name)
+            body = await _read_body(reader, answer)
             if 200 <= answer.status < 300:
-                return ""
-            state = _state_in(await _read_body(reader, answer))
+                return Found(degraded=_said_in(body, "status") == "degraded")
+            said = _said_in(body, "state")
+            state = State(said) if said in set(State) else None
     fault = f"{name} answered {answer.status}" + (f": {state}" if state else "")
     if state is State.DRAINING:
-        return fault
-    raise ProbeFailed(fault)
+        return Found(fault, leaving=True)
+    raise ProbeFailed(fault, answers=state is not State.JOINING)
 
 
 async def _check_websocket(host: str, port: int, path: str, deadline: _Deadline) -> Found:
@@ -150,7 +165,7 @@ async def _check_websocket(host: str, port: int, path: str, deadline: _Deadline)
 
 def _check_upgrade(answer: _Answer, path: str, key: bytes) -> None:
     if answer.status != 101:
-        raise ProbeFailed(f"WebSocket upgrade of {path} answered {answer.status}")
+        raise ProbeFailed(f"WebSocket upgrade of {path} answered {answer.status}", answers=True)
     # RFC 6455 4.1: what proves that a WebSocket server answered, and answered us.
     expected = base64.b64encode(hashlib.sha1(key + _ACCEPT_GUID, usedforsecurity=False).digest())
     if answer.headers.get(b"sec-websocket-accept") != expected:
@@ -220,13 +235,14 @@ async def _read_body(reader: asyncio.StreamReader, answer: _Answer) -> bytes:
         return exc.partial
 
 
-def _state_in(body: bytes) -> State | None:
-    """Return the state that a node gives itself in the body of its /healthz."""
+def _said_in(body: bytes, name: str) -> str:
+    """Return what a node says of itself under `name` in the body of its /healthz, empty if it says nothing."""
     try:
         value = json.loads(body)
-        return State(value["state"]) if isinstance(value, dict) and "state" in value else None
     except (ValueError, RecursionError):
-        return None
+        return ""
+    said = value.get(name) if isinstance(value, dict) else None
+    return said if isinstance(said, str) else ""
 
 
 async def _read_open_packet(reader: asyncio.StreamReader) -> str:

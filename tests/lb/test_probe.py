@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import struct
 import time
@@ -221,7 +222,7 @@ def test_a_node_that_says_that_it_drains_is_leaving_and_not_ill(run: Run, state:
 def test_a_body_that_says_nothing_about_a_state_is_no_state(body: bytes) -> None:
     """Whatever stands in the body, the probe only fails."""
     head = f"HTTP/1.1 503 No\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    assert probed(answering(head + body), HTTP_ONLY) == Found("GET /healthz answered 503")
+    assert probed(answering(head + body), HTTP_ONLY) == Found("GET /healthz answered 503", answers=True)
 
 
 @pytest.mark.parametrize(
@@ -230,13 +231,13 @@ def test_a_body_that_says_nothing_about_a_state_is_no_state(body: bytes) -> None
 def test_a_body_of_unknown_or_absurd_length_is_not_read(headers: str) -> None:
     """The status alone decides; nothing is waited for or kept."""
     raw = f"HTTP/1.1 503 No\r\n{headers}\r\n\r\n".encode()
-    assert probed(answering(raw), HTTP_ONLY) == Found("GET /healthz answered 503")
+    assert probed(answering(raw), HTTP_ONLY) == Found("GET /healthz answered 503", answers=True)
 
 
 def test_a_body_that_breaks_off_is_no_state() -> None:
     """Half a JSON text says nothing."""
     raw = b'HTTP/1.1 503 No\r\nContent-Length: 100\r\n\r\n{"state":"drai'
-    assert probed(answering(raw), HTTP_ONLY, then_close=True) == Found("GET /healthz answered 503")
+    assert probed(answering(raw), HTTP_ONLY, then_close=True) == Found("GET /healthz answered 503", answers=True)
 
 
 def test_interim_answers_are_passed_over() -> None:
@@ -412,3 +413,21 @@ def test_a_cancelled_probe_leaves_no_connection(run: Run) -> None:
             await asyncio.wait_for(gone.wait(), 5)
 
     run(main)
+
+
+@pytest.mark.parametrize(
+    ("body", "degraded"),
+    [(b'{"status":"degraded"}', True), (b'{"status":"ok"}', False), (b"[]", False), (b"ok", False)],
+)
+def test_a_node_that_does_not_reach_redis_says_so_and_is_well(body: bytes, degraded: bool) -> None:
+    """It serves: whether it alone is cut off is not for a probe to say."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    assert probed(answering(head + body), HTTP_ONLY) == Found(degraded=degraded)
+
+
+@pytest.mark.parametrize(("state", "answers"), [("joining", False), ("ready", True), ("down", True)])
+def test_a_bad_answer_is_a_sign_of_life_unless_the_node_only_begins(state: str, answers: bool) -> None:
+    """Where too few are well, those that live are asked."""
+    body = json.dumps({"state": state}).encode()
+    head = f"HTTP/1.1 503 No\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    assert probed(answering(head + body), HTTP_ONLY).answers is answers
