@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from lb.errors import NodeFailed
+from lb.trace import PARENT, STATE, is_valid
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Names and values as received."""
@@ -32,6 +33,8 @@ class Via:
 
     peer: str
     trusted: bool
+    trace: bytes = b""
+    """The traceparent of a request that brings none, or none that is valid; empty: it stays without (lb/trace.py)."""
 
 
 def end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
@@ -99,6 +102,8 @@ def request_head(
         kept.append((b"Transfer-Encoding", b"chunked"))
     if websocket:
         kept += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+    if via.trace:
+        kept = _traced(kept, said, via.trace)
     chain = said.get(_FOR)
     kept.append((b"X-Forwarded-For", b"%b, %b" % (chain, via.peer.encode()) if chain else via.peer.encode()))
     if b"x-forwarded-proto" not in said:
@@ -109,7 +114,18 @@ def request_head(
 
 
 _FOR = b"x-forwarded-for"
-_TOLD = frozenset({b"host", b"x-forwarded-proto", b"x-forwarded-host"})
+_TOLD = frozenset({b"host", b"x-forwarded-proto", b"x-forwarded-host", PARENT, STATE})
+
+
+def _traced(kept: list[tuple[bytes, bytes]], said: dict[bytes, bytes], trace: bytes) -> list[tuple[bytes, bytes]]:
+    """Return `kept` with one valid traceparent: that which came, or else `trace`."""
+    if PARENT in said and is_valid(said[PARENT]) and len(values(kept, PARENT)) == 1:
+        return kept
+    if PARENT in said or STATE in said:
+        # Trace Context 4.3: whoever begins a new trace drops the state of another one.
+        kept = [pair for pair in kept if pair[0].lower() not in (PARENT, STATE)]
+    kept.append((PARENT, trace))
+    return kept
 
 
 def _kept(
