@@ -178,6 +178,7 @@ def _workers(value: object, checked: ValidatorFunctionWrapHandler) -> int:
 
 
 # Nothing here is meant in microseconds; and YAML 1.1 reads 1e-05, as a small number is written, as text.
+MOST_DRAIN_S = 366 * 86400
 Seconds = Annotated[float, Field(ge=0.001, le=366 * 86400, allow_inf_nan=False)]
 SecondsOrOff = Annotated[float, Field(ge=0, le=366 * 86400, allow_inf_nan=False)]
 PerSecond = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]

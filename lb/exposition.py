@@ -2,51 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from cluster.member import State
+from lb.exposition_state import canary, changes, entrance, states
 from lb.metrics import STATUS_CLASSES
-from lb.pool import Node
+from lb.pool import Node, Pool
 from lb.reports import Stack
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def exposition(nodes: Iterable[Node], stack: Stack, redis: str) -> bytes:
+def exposition(pool: Pool, stack: Stack, redis: str, canary_s: float | None = None) -> bytes:
     """Return the text of `/metrics`: what the nodes say of themselves, and what all workers counted."""
     registry = CollectorRegistry()
-    registry.register(_Picture(list(nodes), stack, redis))
+    registry.register(_Picture(pool, stack, redis, canary_s))
     return generate_latest(registry)
 
 
 @dataclass(eq=False)
 class _Picture(Collector):
-    nodes: list[Node]
+    pool: Pool
     stack: Stack
     redis: str
+    canary_s: float | None
 
     def collect(self) -> Iterator[Metric]:
-        yield from _states(self.nodes)
-        yield from _said_by_nodes(self.nodes)
+        yield from states(self.pool)
+        yield from _said_by_nodes(list(self.pool))
+        yield from changes(self.stack)
+        yield from entrance(self.stack)
+        yield from canary(self.canary_s)
         yield from _carried(self.stack)
         yield from _workers(self.stack)
         if self.redis != "none":
             up = GaugeMetricFamily("flotilla_redis_up", "1 while this balancer reaches Redis.")
             up.add_metric([], self.redis == "ok")
             yield up
-
-
-def _states(nodes: list[Node]) -> Iterator[Metric]:
-    state = GaugeMetricFamily("flotilla_node_state", "1 for the state that the node is in.", labels=["node", "state"])
-    for node in nodes:
-        for each in State:
-            state.add_metric([node.name, each], node.state is each)
-    yield state
 
 
 def _said_by_nodes(nodes: list[Node]) -> Iterator[Metric]:

@@ -17,6 +17,7 @@ from cluster.config import Config
 from lb.affinity import Recogniser, TrustedProxies, set_cookie
 from lb.arrivals import Arrivals, defer_accept
 from lb.arrived import Arrived
+from lb.crowd import Crowd
 from lb.downstream import Downstream, DownstreamLimits
 from lb.errors import BadRequest, BalancerError, Busy, ClientTooSlow, NoNodeAvailable, answer_to
 from lb.exchange import Exchange, Sent
@@ -85,6 +86,11 @@ class Front:
     def waiting(self) -> int:
         """New clients that wait for their turn."""
         return self._turnstile.waiting
+
+    @property
+    def crowd(self) -> Crowd:
+        """The addresses of those who were placed by address."""
+        return self._turnstile.router.crowd
 
     @property
     def tunnels(self) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lb.pool import Node
+from lb.pool import Change, Node
 
 FORGET_AFTER_S = 900.0
 """How long the counters of a node that left the pool are still shown."""
@@ -35,6 +35,12 @@ class NodeCounts:
     handoffs: int = 0
     """WebSockets ever handed over; `handoff_seconds` is the duration of ended ones."""
     handoffs_open: int = 0
+    became_joining: int = 0
+    became_ready: int = 0
+    became_ejected: int = 0
+    became_draining: int = 0
+    became_down: int = 0
+    """Changes of the node's state, by the one that it came to."""
     handoff_seconds: float = 0.0
 
     @property
@@ -129,6 +135,11 @@ class Metrics:
         counts = self._of(node)
         counts.handoffs_open -= 1
         counts.handoff_seconds += seconds
+
+    def node_changed(self, change: Change) -> None:
+        """Count a change of a node's state."""
+        counts, name = self._of(change.node), f"became_{change.after}"
+        setattr(counts, name, getattr(counts, name) + 1)
 
     def connect_failed(self, node: str) -> None:
         """Count a connection to `node` that was refused, or not there in time."""

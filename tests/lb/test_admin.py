@@ -20,9 +20,13 @@ from cluster.config import Config
 from cluster.member import NodeRecord, Signal, State
 from cluster.rundir import SUPERVISOR, RunDir
 from lb.admin import Sources, admin_app
+from lb.canary import Canary
 from lb.discovery import Discovery
+from lb.drains import Drains
+from lb.events import Events
 from lb.history import History
 from lb.metrics import Metrics, NodeCounts, Totals
+from lb.operations import Operations
 from lb.pool import Pool
 from lb.reports import Reports
 from lb.views import ChildReport, children_in, health_view, nodes_view
@@ -61,7 +65,10 @@ async def serving(path: Path, **lb: object) -> AsyncIterator[Admin]:
     pool, metrics, run_dir = Pool(time.monotonic), Metrics(), RunDir(path)
     discovery, reports = Discovery(pool, config), Reports(run_dir, 0, metrics, pool)
     history = History(pool)
-    runner = web.AppRunner(admin_app(Sources(config, pool, reports, discovery, run_dir, history)))
+    operations = Operations(pool, Drains(pool, config, run_dir), Events(run_dir, 0))
+    runner = web.AppRunner(
+        admin_app(Sources(config, pool, reports, discovery, run_dir, history, operations, Canary(config)))
+    )
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
@@ -96,6 +103,7 @@ def test_healthz_follows_the_nodes(tmp_path: Path) -> None:
             {
                 "status": "ok",
                 "problems": [],
+                "warnings": [],
                 "nodes": {state: int(state is State.READY) for state in State},
                 "children": [],
                 "redis": "none",
@@ -148,6 +156,9 @@ def test_nodes_are_shown_with_what_they_say_and_what_we_carry(tmp_path: Path) ->
             "state": "ready",
             "reason": "answers its probes",
             "path": "tunnel",
+            "weight": 1.0,
+            "degraded": False,
+            "drain": None,
             "static": True,
             "adopted": False,
             "connections": 4,
@@ -240,7 +251,7 @@ def test_only_reading_is_allowed(tmp_path: Path, path: str) -> None:
 
 def test_without_nodes_health_says_so() -> None:
     """`discover: true`, and nobody came yet."""
-    status, body = health_view([], [], "ok")
+    status, body = health_view(Pool(lambda: 0.0), [], "ok")
     assert (status, body["problems"]) == (503, ["no node is ready (none known)"])
 
 
@@ -286,5 +297,5 @@ def test_a_short_report_of_a_child_is_enough() -> None:
 
 def test_states_are_all_counted() -> None:
     """Also those that no node is in."""
-    _, body = health_view([], [], "none")
+    _, body = health_view(Pool(lambda: 0.0), [], "none")
     assert list(body["nodes"]) == list(State)
