@@ -6,7 +6,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from lb.exposition_state import canary, changes, entrance, states
@@ -38,6 +44,7 @@ class _Picture(Collector):
         yield from entrance(self.stack)
         yield from canary(self.canary_s)
         yield from _carried(self.stack)
+        yield from _took(self.stack)
         yield from _workers(self.stack)
         if self.redis != "none":
             up = GaugeMetricFamily("flotilla_redis_up", "1 while this balancer reaches Redis.")
@@ -87,10 +94,8 @@ def _carried(stack: Stack) -> Iterator[Metric]:
         "flotilla_connect_failures", "Connections to the node that were refused or late.", labels=["node"]
     )
     tunnels = CounterMetricFamily("flotilla_tunnels", "WebSockets ever carried.", labels=["node"])
-    seconds = CounterMetricFamily("flotilla_tunnel_seconds", "Duration of ended WebSockets.", labels=["node"])
     handoffs = CounterMetricFamily("flotilla_handoffs", "WebSockets handed over to the node.", labels=["node"])
     handed = GaugeMetricFamily("flotilla_handoffs_open", "Those that the node still has.", labels=["node"])
-    held = CounterMetricFamily("flotilla_handoff_seconds", "Duration of those that have ended.", labels=["node"])
     rejected = CounterMetricFamily("flotilla_rejected", "Requests that the balancer turned away.", labels=["reason"])
     for node, counts in stack.totals.nodes.items():
         for name, count in zip(STATUS_CLASSES, counts.exchanges, strict=True):
@@ -100,13 +105,34 @@ def _carried(stack: Stack) -> Iterator[Metric]:
         opened.add_metric([node], counts.tunnels_open)
         failures.add_metric([node], counts.connect_failures)
         tunnels.add_metric([node], counts.tunnels)
-        seconds.add_metric([node], counts.tunnel_seconds)
         handoffs.add_metric([node], counts.handoffs)
         handed.add_metric([node], counts.handoffs_open)
-        held.add_metric([node], counts.handoff_seconds)
     for reason, count in stack.totals.rejected.items():
         rejected.add_metric([reason], count)
-    yield from (exchanges, transferred, opened, failures, tunnels, seconds, handoffs, handed, held, rejected)
+    yield from (exchanges, transferred, opened, failures, tunnels, handoffs, handed, rejected)
+
+
+def _took(stack: Stack) -> Iterator[Metric]:
+    handshakes = HistogramMetricFamily(
+        "flotilla_handshake_seconds", "From a client's coming to its WebSocket at the node.", labels=["node", "path"]
+    )
+    answers = HistogramMetricFamily(
+        "flotilla_answer_seconds", "From an HTTP request to the head of the node's answer.", labels=["node"]
+    )
+    tunnels = HistogramMetricFamily("flotilla_tunnel_seconds", "Life of ended tunnels.", labels=["node"])
+    handoffs = HistogramMetricFamily(
+        "flotilla_handoff_seconds", "Life of ended WebSockets that were handed over.", labels=["node"]
+    )
+    for node, counts in stack.totals.nodes.items():
+        for family, labels, histogram in (
+            (handshakes, [node, "handoff"], counts.handoff_handshakes),
+            (handshakes, [node, "tunnel"], counts.tunnel_handshakes),
+            (answers, [node], counts.answers),
+            (tunnels, [node], counts.tunnel_life),
+            (handoffs, [node], counts.handoff_life),
+        ):
+            family.add_metric(labels, list(histogram.buckets()), histogram.sum)
+    yield from (handshakes, answers, tunnels, handoffs)
 
 
 def _workers(stack: Stack) -> Iterator[Metric]:

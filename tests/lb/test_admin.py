@@ -141,7 +141,7 @@ def test_nodes_are_shown_with_what_they_say_and_what_we_carry(tmp_path: Path) ->
         said = record("n3000", pid=77, connections=4, users=3, memory_bytes=9, cpu_percent=1.5, loop_lag_ms=0.5)
         admin.pool.seen([said])
         rise(admin.pool, "n3000")
-        admin.metrics.tunnel_opened("n3000")
+        admin.metrics.tunnel_opened("n3000", 0.001)
         admin.metrics.exchange_done("n3000", 200)
         admin.metrics.connect_failed("n3000")
         status, body = await admin.json("/api/nodes")
@@ -187,7 +187,7 @@ def test_numbers_of_other_workers_are_in(tmp_path: Path) -> None:
         worker = {"index": 1, "pid": os.getppid(), "at": time.monotonic()}
         totals = Totals({"n3000": NodeCounts([0, 5, 0, 0, 0], tunnels_open=2)})
         admin.run_dir.publish("worker-1-9", {"worker": worker, "totals": totals.to_dict()})
-        admin.metrics.tunnel_opened("n3000")
+        admin.metrics.tunnel_opened("n3000", 0.001)
         _, body = await admin.json("/api/nodes")
         assert (body["nodes"][0]["connections"], body["nodes"][0]["exchanges"]) == (3, 5)
         _, _, text = await admin.ask("/metrics")
