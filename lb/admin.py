@@ -89,7 +89,7 @@ class _Admin:
         health = health_view(self._pool, children, self._discovery.redis, stack.workers)[1]
         url = self._config.redis
         address = "" if url == NO_REDIS else without_password(url)
-        redis = redis_view(self._discovery.redis, address, nodes, self._discovery.read_s)
+        redis = redis_view(self._discovery.redis, address, nodes, self._discovery.read_s, self._canary.round_trip_s)
         about = {"cluster": self._config.cluster, "version": version(), "at": time.time()}
         return _json(about | overview(nodes, health, redis, stack, self._history))
 

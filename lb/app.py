@@ -25,6 +25,7 @@ from lb.drains import Drains
 from lb.entrance import Entrance
 from lb.events import Events
 from lb.front import Front
+from lb.gate import OPEN, Gate
 from lb.health import Health
 from lb.history import History
 from lb.limits import connection_limit
@@ -114,6 +115,11 @@ class Worker:
             await _first_picture(pool)
             front.start(listening)
             lifecycle.say_ready(options.ready_fd)
+            if options.index == 0 and Gate.of(config.lb).is_closed:
+                log.warning(
+                    "admin API and dashboard are closed: set lb.admin_token, or lb.admin to a loopback address",
+                    extra={"admin": str(config.lb.admin), "open": sorted(OPEN)},
+                )
             log.info("serving", extra={"nodes": sum(node.takes_new for node in pool), "most_connections": most})
             await stopping.wait()
             # Whoever comes next shall have both addresses while we drain.
