@@ -325,7 +325,7 @@ function showBalancer(view) {
     "Failed connects": number(view.totals.connect_failures),
     "Handed over": number(view.totals.handoffs),
     "Tunnelled": number(view.totals.tunnels),
-    "Registry": view.redis.read_ms == null ? "–" : `${view.redis.announced} nodes, ${milliseconds(view.redis.read_ms)} ms`,
+    "Registry": view.redis.read_ms == null ? "–" : `${milliseconds(view.redis.read_ms)} ms`,
   };
   $("balancer").replaceChildren(...Object.entries(facts).map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text))));
   const ours = new Map(view.workers.map((worker) => [worker.pid, worker]));
