@@ -50,7 +50,7 @@ class Scene:
 
     def say(self, name: str, **facts: Any) -> None:
         """Let a node report, as with a heartbeat."""
-        values = {"name": name, "host": "h", "port": 3000 + ord(name), "incarnation": "1"}
+        values: dict[str, Any] = {"name": name, "host": "h", "port": 3000 + ord(name), "incarnation": "1"}
         self.records[name] = NodeRecord(**(values | facts))
         self.pool.seen(list(self.records.values()))
 
