@@ -68,7 +68,7 @@ async def _clients(stack: Stack) -> bool:
 
 
 async def _replaced(stack: Stack, pid: int) -> bool:
-    return (await stack.node_on(stack.ports[0]))["pid"] not in (pid, None)
+    return bool((await stack.node_on(stack.ports[0]))["pid"] not in (pid, None))
 
 
 async def _serves(stack: Stack, name: str) -> bool:
