@@ -24,6 +24,7 @@ from lb.discovery import Discovery
 from lb.drains import Drains
 from lb.entrance import Entrance
 from lb.events import Events
+from lb.eviction import Eviction
 from lb.front import Front
 from lb.gate import OPEN, Gate
 from lb.health import Health
@@ -96,6 +97,7 @@ class Worker:
         health = Health(pool, config.lb.health, redis_works=canary.is_heard)
         most = _most_connections(config.lb.max_connections)
         front = Front(config, pool, metrics, most_connections=most)
+        eviction = Eviction(pool, front.close_some, pool.terms.share)
         reports = Reports(options.run_dir, options.index, metrics, pool, Entrance(front, events.happened))
         history = History(pool)
         operations = Operations(pool, drains, events)
@@ -106,7 +108,7 @@ class Worker:
                 tasks.create_task(run())
                 for run in (
                     *(discovery.run, health.run, reports.run, history.run),
-                    *(drains.run, canary.run, events.run),
+                    *(drains.run, canary.run, events.run, eviction.run),
                 )
             ]
             await admin.setup()

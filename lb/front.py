@@ -29,7 +29,7 @@ from lb.handoff import HandoffMetrics, Handoffs
 from lb.headers import Via, is_websocket_upgrade, values
 from lb.keepalive import keep_alive
 from lb.limits import Admission
-from lb.pool import Pool
+from lb.pool import Node, Pool
 from lb.route import Router
 from lb.strict import read_strictly
 from lb.trace import made
@@ -94,6 +94,10 @@ class Front:
     def waiting(self) -> int:
         """New clients that wait for their turn."""
         return self._turnstile.waiting
+
+    def close_some(self, node: Node, count: int) -> int:
+        """End up to `count` tunnels to `node`, as if it had ended them; return how many."""
+        return self._tunnels.close_some(node, count)
 
     @property
     def crowd(self) -> Crowd:

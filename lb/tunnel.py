@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Protocol, cast
 
 from aiohttp.http import RawResponseMessage
@@ -225,6 +226,13 @@ class Tunnels:
             self._sweeper.cancel()
         for tunnel in list(self._open):
             tunnel.close()
+
+    def close_some(self, node: Node, count: int) -> int:
+        """End up to `count` of the tunnels to `node`; return how many."""
+        some = list(islice((tunnel for tunnel in self._open if tunnel.node is node and not tunnel.ended_by), count))
+        for tunnel in some:
+            tunnel.close()
+        return len(some)
 
     def abort(self) -> None:
         """End at once those that `close` has not ended."""
