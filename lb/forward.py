@@ -207,15 +207,16 @@ class Forwarder:
     def _failed(self, exchange: Exchange, choice: Choice, exc: BalancerError) -> BalancerError:
         self._metrics.exchange_done(choice.node.name, exc.http_status)
         self._pool.failed(choice.node, str(exc))
-        log.warning("node failed", extra={"conn": exchange.connection, "node": choice.node.name, "reason": str(exc)})
+        log.warning("node failed", extra=_facts(exchange, choice, str(exc)))
         return exc
 
     def _broke_off(self, exchange: Exchange, answer: Answer, reason: str) -> Sent:
-        log.warning(
-            "answer broke off",
-            extra={"conn": exchange.connection, "node": answer.choice.node.name, "reason": reason},
-        )
+        log.warning("answer broke off", extra=_facts(exchange, answer.choice, reason))
         return exchange.cut(answer.status, answer.choice.node.name)
+
+
+def _facts(exchange: Exchange, choice: Choice, reason: str) -> dict[str, object]:
+    return {"conn": exchange.connection, "node": choice.node.name, "trace": exchange.trace, "reason": reason}
 
 
 def _is_chunked(exchange: Exchange) -> bool:
