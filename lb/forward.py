@@ -23,7 +23,7 @@ from lb.errors import BalancerError, NodeFailed, NodeTooSlow, NoNodeAvailable, N
 from lb.exchange import Exchange, Sent
 from lb.headers import answer_head, framing, request_head, tokens
 from lb.pool import Pool
-from lb.route import Choice, Router
+from lb.route import By, Choice, Router
 from lb.strict import check_answer
 from lb.upload import LAST_CHUNK, Upload, chunk, running, whole
 from lb.upstream import Link, Upstream
@@ -157,7 +157,8 @@ class Forwarder:
             return self._router.route(self._pool, exchange.client, tried)
 
         choice, link = await self._upstream.reach(route, tried, fresh=fresh)
-        choice.place(new_connection=fresh)
+        if choice is not first and choice.by is By.POLICY:
+            choice.node.placed += 1
         return choice, link
 
     def _sent(
