@@ -28,6 +28,8 @@ def frame(first: int, payload: bytes) -> bytes:
 
 
 def close_frame(code: int, reason: str = "") -> bytes:
-    """Return the close frame with `code` and as much of `reason` as fits (RFC 6455 5.5)."""
-    text = reason.encode()[:MOST_CLOSE_REASON_BYTES].decode(errors="ignore").encode()
+    """Return the close frame with `code`, 0 for none, and as much of `reason` as fits (RFC 6455 5.5)."""
+    if not code:
+        return frame(CLOSE, b"")
+    text = reason.encode(errors="replace")[:MOST_CLOSE_REASON_BYTES].decode(errors="ignore").encode()
     return frame(CLOSE, pack("!H", code) + text)
