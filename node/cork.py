@@ -1,0 +1,74 @@
+"""One write per client and turn of the event loop, whatever is sent to it; and one callback for all clients.
+
+Writing is what costs: each write is a system call.  What goes to many clients in one turn is also joined once, not once
+for each: they share the pieces, so they share what these make together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+from weakref import WeakKeyDictionary
+
+log = logging.getLogger(__name__)
+
+CORK_BYTES = 16384
+"""More than that is written at once: longer writes cost no less per byte, and joining again and again costs more."""
+
+
+class Corked(Protocol):
+    """Who writes at the end of the turn."""
+
+    def uncork(self) -> None:
+        """Write what is there."""
+
+    def abort(self) -> None:
+        """End at once: writing failed."""
+
+
+class Cork:
+    """The clients of one event loop for which something was written in this turn, in `dirty`."""
+
+    __slots__ = ("_joined", "_left", "_right", "dirty")
+
+    def __init__(self) -> None:
+        self.dirty: list[Corked] = []
+        self._left = self._right = self._joined = b""
+
+    def add(self, corked: Corked) -> None:
+        """Let `corked` write at the end of the turn."""
+        if not self.dirty:
+            asyncio.get_running_loop().call_soon(self._uncork)
+        self.dirty.append(corked)
+
+    def join(self, left: bytes, right: bytes) -> bytes:
+        """Return `left` + `right`; the same object as last time if these are the same objects."""
+        if left is self._left and right is self._right:
+            return self._joined
+        self._left, self._right = left, right
+        self._joined = joined = left + right
+        return joined
+
+    def _uncork(self) -> None:
+        dirty, self.dirty = self.dirty, []
+        self._left = self._right = self._joined = b""
+        for corked in dirty:
+            try:
+                corked.uncork()
+            except Exception:
+                # One broken transport must not keep everybody else's messages.
+                log.exception("write failed")
+                corked.abort()
+
+
+_corks: WeakKeyDictionary[asyncio.AbstractEventLoop, Cork] = WeakKeyDictionary()
+
+
+def running_cork() -> Cork:
+    """Return the cork of the event loop that runs now."""
+    loop = asyncio.get_running_loop()
+    cork = _corks.get(loop)
+    if cork is None:
+        cork = _corks[loop] = Cork()
+    return cork
