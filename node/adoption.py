@@ -35,13 +35,13 @@ AT_ONCE = 64
 class Adopted(RequestHandler):
     """A client's connection that was handed over, from there to its end."""
 
-    __slots__ = ("_on_end", "_received", "cookie")
+    __slots__ = ("_received", "cookie", "on_end")
 
     def __init__(self, server: web.Server, given: Handoff, on_end: Callable[[], None]) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **server._kwargs)
         self.cookie = given.cookie
         self._received = given.received
-        self._on_end = on_end
+        self.on_end = on_end
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -51,7 +51,7 @@ class Adopted(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         super().connection_lost(exc)
-        self._on_end()
+        self.on_end()
 
 
 async def finish_adopted(request: web.BaseRequest, response: web.StreamResponse) -> None:
