@@ -46,3 +46,8 @@ class Message:
     def packets(self) -> int:
         """Engine.IO packets that it is made of."""
         return len(self.binaries) + (self.text is not None)
+
+    @property
+    def size(self) -> int:
+        """Bytes of content."""
+        return len(self.text or b"") + sum(map(len, self.binaries))
