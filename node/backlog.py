@@ -12,11 +12,12 @@ AT_ONCE = 65536
 class Backlog:
     """Frames in order, in pieces that clients share; and who wants to know when they are gone."""
 
-    __slots__ = ("_pieces", "_pong", "drained", "is_held", "is_paused", "size")
+    __slots__ = ("_pieces", "drained", "is_held", "is_paused", "pong", "size")
 
     def __init__(self) -> None:
         self._pieces: deque[bytes] = deque()
-        self._pong = b""
+        self.pong = b""
+        """The answer to the most recent ping; earlier ones need none (RFC 6455 5.5.3), so that they do not pile up."""
         self.size = 0
         """In bytes, without the pong."""
         self.is_paused = False
@@ -29,14 +30,10 @@ class Backlog:
         self._pieces.append(frames)
         self.size += len(frames)
 
-    def add_pong(self, pong: bytes) -> None:
-        """Answer the most recent ping only (RFC 6455 5.5.3): pongs do not pile up for who reads nothing."""
-        self._pong = pong
-
     def take(self) -> bytes:
         """Return what goes out next; empty if nothing waits."""
-        taken, size = [self._pong] if self._pong else [], 0
-        self._pong = b""
+        taken, size = [self.pong] if self.pong else [], 0
+        self.pong = b""
         while self._pieces and (not size or size + len(self._pieces[0]) <= AT_ONCE):
             piece = self._pieces.popleft()
             taken.append(piece)
@@ -46,13 +43,13 @@ class Backlog:
 
     def all(self) -> bytes:
         """Return everything that waits, without taking it."""
-        return b"".join((self._pong, *self._pieces))
+        return b"".join((self.pong, *self._pieces))
 
     def clear(self) -> None:
         """Forget everything that waits."""
         self._pieces.clear()
-        self._pong = b""
+        self.pong = b""
         self.size = 0
 
     def __bool__(self) -> bool:
-        return bool(self._pieces or self._pong)
+        return bool(self._pieces or self.pong)

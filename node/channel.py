@@ -1,4 +1,4 @@
-"""One WebSocket of a client: messages in, frames out, once per turn of the event loop, and never more than fits.
+"""One WebSocket of a client: messages in, frames out, and an end that both sides agree on.
 
 A channel is an asyncio protocol.  It has no task, no timer and no buffer while it is open and idle; what is needed only
 now and then (a half-read frame, a backlog, the way to the end) is an object that is there only then.
@@ -14,16 +14,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Protocol, cast
+from dataclasses import dataclass
+from typing import cast
 
 from aiohttp._websocket.helpers import websocket_mask
 
 from cluster.closing import CloseCode
-from node.backlog import Backlog
-from node.cork import CORK_BYTES, running_cork
 from node.frames import PONG, TEXT, close_frame, frame
+from node.limits import ChannelCounts, ChannelLimits
+from node.outgoing import Outgoing
 from node.reader import INVALID_DATA, NO_CODE, Close, Event, HalfRead, Ping, ProtocolError, Reader
+from node.receiver import NOBODY, Receiver
+
+__all__ = ["LOST", "NORMAL", "Channel", "ChannelCounts", "ChannelLimits", "ChannelState", "NotQuiet", "Receiver"]
 
 log = logging.getLogger(__name__)
 
@@ -31,45 +34,11 @@ NORMAL = 1000
 LOST = 1006
 """Close codes (RFC 6455 7.4.1).  LOST is never sent: the connection ended without a close frame."""
 
-HIGH_WATER_BYTES = 65536
-"""What a transport may hold; the rest waits in a backlog, where it can be counted, dropped and moved."""
-
 _OPEN, _CLOSING, _ENDING, _GONE = range(4)
 
 
-@dataclass(slots=True)
-class ChannelCounts:
-    """What happened on all channels that share it."""
-
-    slow_consumers: int = 0
-    volatile_dropped: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelLimits:
-    """What channels are measured by; all of a node share one."""
-
-    max_message_bytes: int = 1_000_000
-    slow_consumer_bytes: int = 1_048_576
-    """What may wait behind the message that is being sent."""
-    close_timeout_s: float = 5.0
-    """From the first close frame to the end of the connection."""
-    compression: bool = False
-    counts: ChannelCounts = field(default_factory=ChannelCounts)
-
-
-class Receiver(Protocol):
-    """Who has the channel."""
-
-    def received(self, data: str | bytes) -> None:
-        """Take one whole message, text or binary data."""
-
-    def closed(self, code: int, reason: str) -> None:
-        """Take note of the end: called exactly once, and nothing is received after it.
-
-        `code` and `reason` are those of whoever closed first; LOST if the connection broke, NO_CODE (1005) if the
-        client's close frame gave none.
-        """
+class NotQuiet(Exception):
+    """The channel cannot be exported now: it is not held, has not drained yet, or is no longer open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +52,6 @@ class ChannelState:
     """The window, in bits, with which messages may be compressed; 0: permessage-deflate was not agreed on."""
 
 
-class _Nobody:
-    def received(self, data: str | bytes) -> None:
-        """Nobody listens any more."""
-
-    def closed(self, code: int, reason: str) -> None:
-        """It was said."""
-
-
-_NOBODY = _Nobody()
-
-
 class _End:
     """How a channel ends."""
 
@@ -105,27 +63,14 @@ class _End:
         self.timer: asyncio.TimerHandle | None = None
 
 
-class Channel(asyncio.Protocol):
+class Channel(Outgoing):
     """One WebSocket.  `receiver` gets its messages, and may be replaced between two of them.
 
-    `on_end` is called when the connection is gone: whoever lent it counts it.  `deflates` is as in ChannelState.
+    `half` is what was read before, `deflates` is as in ChannelState.  `on_end` is called when the connection is gone:
+    whoever lent it counts it.
     """
 
-    __slots__ = (
-        "_backlog",
-        "_cork",
-        "_end",
-        "_is_writable",
-        "_out",
-        "_reader",
-        "_reads",
-        "_state",
-        "_transport",
-        "deflates",
-        "limits",
-        "on_end",
-        "receiver",
-    )
+    __slots__ = ("_end", "_reader", "_reads", "_state", "deflates", "on_end", "receiver")
 
     def __init__(
         self,
@@ -136,43 +81,23 @@ class Channel(asyncio.Protocol):
         half: HalfRead | None = None,
         on_end: Callable[[], None] | None = None,
     ) -> None:
+        super().__init__(limits)
         self.receiver = receiver
-        self.limits = limits
         self.deflates = deflates
         self.on_end = on_end
-        self._cork = running_cork()
-        self._transport: asyncio.Transport | None = None
         self._state = _OPEN
-        self._is_writable = False  # open, and the transport takes more
-        self._out: bytes | None = None  # corked
-        self._backlog: Backlog | None = None
-        # None between two frames of an open channel that reads: the usual case.
-        self._reader: Reader | None = None if half is None else self._new_reader(half)
         self._reads = True
         self._end: _End | None = None
+        # None between two frames of an open channel that reads: the usual case.
+        self._reader: Reader | None = None if half is None else self._new_reader(half)
 
-    @classmethod
-    def from_state(
-        cls,
-        state: ChannelState,
-        receiver: Receiver,
-        limits: ChannelLimits,
-        *,
-        on_end: Callable[[], None] | None = None,
-    ) -> Channel:
-        """Return the channel that goes on from `state` once it has a transport."""
-        channel = cls(receiver, limits, deflates=state.deflates, half=state.half, on_end=on_end)
-        channel._out = state.unsent or None
-        return channel
+    def _new_reader(self, half: HalfRead | None = None) -> Reader:
+        return Reader(self.limits.max_message_bytes, inflates=bool(self.deflates), half=half)
 
     # --- asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-        self._limit_transport()
-        self.uncork()
-        self._is_writable = self._backlog is None
-        self._drain()
+        self._connect(cast(asyncio.Transport, transport))
         if self._reader is not None:
             asyncio.get_running_loop().call_soon(self._read_on)  # what came before
 
@@ -197,158 +122,47 @@ class Channel(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         end = self._end or _End(LOST, "")
-        if end.timer is not None:
-            end.timer.cancel()
-        self._state = _GONE
-        self._is_writable = False
-        self._out = self._transport = self._end = None
-        self._reader = _UNUSED
-        self._release_waiting()
+        self._let_go()
         self._tell(end)
         if self.on_end is not None:
             on_end, self.on_end = self.on_end, None
             on_end()
 
-    def pause_writing(self) -> None:
-        self._is_writable = False
-        self._behind().is_paused = True
-
-    def resume_writing(self) -> None:
-        self._behind().is_paused = False
-        self._drain()
-
-    # --- out
-
-    def write(self, frames: bytes, *, volatile: bool = False) -> bool:
-        """Send `frames`, whole ones, together with what else is written in this turn of the event loop.
-
-        Returns whether they were taken.  They are not when the channel is no longer open; when they are `volatile`
-        and the client is behind; or when more waits for it than it may: then it is closed as SLOW_CONSUMER.
-        """
-        out = self._out
-        if out is None:
-            if not self._is_writable:
-                return self._write_behind(frames, volatile)
-            self._out = frames
-            self._cork.add(self)
-            return True
-        if len(out) > CORK_BYTES:
-            self.uncork()
-            return self.write(frames, volatile=volatile)
-        self._out = self._cork.join(out, frames)
-        return True
-
-    def uncork(self) -> None:
-        """Write what was written in this turn so far."""
-        out = self._out
-        if out is not None and self._transport is not None:
-            self._out = None
-            self._transport.write(out)
-
-    @property
-    def waiting_bytes(self) -> int:
-        """Bytes that were written and have not left this process."""
-        waiting = 0 if self._transport is None else self._transport.get_write_buffer_size()
-        waiting += 0 if self._out is None else len(self._out)
-        return waiting + (0 if self._backlog is None else self._backlog.size)
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether the client takes less than it is sent: more waits in the transport than that should hold."""
-        return self._backlog is not None
-
-    def when_drained(self, callback: Callable[[], None]) -> None:
-        """Call `callback` once, when all that was written so far has left this process, or never will."""
-        if self._transport is None:
-            asyncio.get_running_loop().call_soon(callback)
-            return
-        self.uncork()
-        self._behind().drained.append(callback)
-        self._drain_transport()
-
-    def _write_behind(self, frames: bytes, volatile: bool) -> bool:
-        if self._state != _OPEN:
-            return False
-        backlog = self._behind()
-        if volatile:
-            self.limits.counts.volatile_dropped += 1
-            return False
-        # What waits decides, not what comes: a message alone may be as large as an application likes.
-        if backlog.size >= self.limits.slow_consumer_bytes:
-            self._give_up(backlog.size)
-            return False
-        backlog.add(frames)
-        return True
-
-    def _give_up(self, waiting: int) -> None:
-        self.limits.counts.slow_consumers += 1
-        peer = self._transport.get_extra_info("peername") if self._transport is not None else None
-        log.warning("client closed: it reads too slowly", extra={"peer": peer, "waiting_bytes": waiting})
-        self._fail(CloseCode.SLOW_CONSUMER, "too slow")
-
-    def _behind(self) -> Backlog:
-        self._is_writable = False
-        if self._backlog is None:
-            self._backlog = Backlog()
-        return self._backlog
-
-    def _drain(self) -> None:
-        """Give the transport what waits, as far as it takes it."""
-        backlog = self._backlog
-        if backlog is None or self._transport is None:
-            return
-        while backlog and not (backlog.is_paused or backlog.is_held):
-            self._transport.write(backlog.take())
-        if backlog.is_paused or self._transport is None:
-            return
-        drained, backlog.drained = backlog.drained, []
-        if not backlog.is_held:
-            self._backlog = None
-            self._limit_transport()
-            self._is_writable = self._state == _OPEN
-        for callback in drained:
-            callback()
-
-    def _drain_transport(self) -> None:
-        """See to it that we hear when the transport holds nothing."""
-        assert self._transport is not None
-        if self._transport.get_write_buffer_size():
-            self._transport.set_write_buffer_limits(high=0)  # which pauses us, if it has not
-        else:
-            asyncio.get_running_loop().call_soon(self._drain)
-
-    def _limit_transport(self) -> None:
-        assert self._transport is not None
-        self._transport.set_write_buffer_limits(min(HIGH_WATER_BYTES, self.limits.slow_consumer_bytes), 0)
+    def _let_go(self) -> None:
+        if self._end is not None and self._end.timer is not None:
+            self._end.timer.cancel()
+        self._end = None
+        self._state = _GONE
+        self._reader = _UNUSED
+        self._disconnect()
 
     # --- in
 
     def pause_reading(self) -> None:
         """Deliver nothing more, and let the client wait."""
-        self._reads = False
-        self._reader = self._reader or self._new_reader()
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
+        if self._state == _OPEN:
+            self._reads = False
+            self._reader = self._reader or self._new_reader()
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Undo `pause_reading`; what was read already is delivered in the next turn of the event loop."""
-        if self._reads or self._state == _GONE:
-            return
-        self._reads = True
-        asyncio.get_running_loop().call_soon(self._read_on)
+        if not self._reads:
+            self._reads = True
+            asyncio.get_running_loop().call_soon(self._read_on)
 
     def _read_on(self) -> None:
-        if self._reads and self._transport is not None and not self._transport.is_closing():
-            if not self._transport.is_reading():
-                self._transport.resume_reading()
-            try:
-                self._read(b"")
-            except BaseException:
-                self.abort()  # as the transport does when data_received fails
-                raise
-
-    def _new_reader(self, half: HalfRead | None = None) -> Reader:
-        return Reader(self.limits.max_message_bytes, inflates=bool(self.deflates), half=half)
+        transport = self._transport
+        if not self._reads or transport is None or transport.is_closing():
+            return
+        if not transport.is_reading():
+            transport.resume_reading()
+        try:
+            self._read(b"")
+        except BaseException:
+            self.abort()  # as the transport does when data_received fails
+            raise
 
     def _read(self, data: bytes) -> None:
         if self._state >= _ENDING:
@@ -371,10 +185,7 @@ class Channel(asyncio.Protocol):
             if self._state == _OPEN:
                 self.receiver.received(event)
         elif isinstance(event, Ping):
-            if self._is_writable:
-                self.write(frame(PONG, event.payload))
-            elif self._state == _OPEN:
-                self._behind().add_pong(frame(PONG, event.payload))
+            self._pong(frame(PONG, event.payload))
         else:
             self._take_close(event)
 
@@ -382,20 +193,10 @@ class Channel(asyncio.Protocol):
 
     def close(self, code: int = NORMAL, reason: str = "") -> None:
         """Send what waits, then a close frame; end when the client has answered it or the time is over."""
-        if self._state != _OPEN:
-            return
-        self.uncork()
-        self._leave_open(_CLOSING, code, reason)
-        if self._backlog is None and self._transport is not None:
-            self._transport.write(close_frame(code, reason))
-        else:
-            self._behind().add(close_frame(code, reason))
-        self.resume_reading()  # the client's answer is awaited
-
-    def abort(self) -> None:
-        """End at once, with a reset if the client has not read all."""
-        if self._transport is not None:
-            self._transport.abort()
+        if self._state == _OPEN:
+            self._leave_open(_CLOSING, code, reason)
+            self._append(close_frame(code, reason))
+            self.resume_reading()  # the client's answer is awaited
 
     def _take_close(self, close: Close) -> None:
         self._finish(close.code, close.reason, close_frame(0 if close.code == NO_CODE else close.code))
@@ -404,46 +205,96 @@ class Channel(asyncio.Protocol):
         """End for a fault of the client's: RFC 6455 7.1.7."""
         self._finish(code, reason, close_frame(code, reason))
 
+    def _overflow(self, waiting: int) -> None:
+        self.limits.counts.slow_consumers += 1
+        peer = self._transport.get_extra_info("peername") if self._transport is not None else None
+        log.warning("client closed: it reads too slowly", extra={"peer": peer, "waiting_bytes": waiting})
+        self._fail(CloseCode.SLOW_CONSUMER, "too slow")
+
     def _finish(self, code: int, reason: str, last: bytes) -> None:
-        """Say `last` behind what has gone out; what still waits is of no use any more."""
-        said = self._state == _CLOSING and not self._backlog
-        self.uncork()
-        if not said and self._transport is not None:
+        """Say `last` behind what has gone out, unless we have said such a thing; what waits is of no use any more."""
+        is_said = self._state == _CLOSING and not self._backlog
+        self._stop_writing()
+        if not is_said and self._transport is not None and not self._transport.is_closing():
             self._transport.write(last)
         self._begin_end(code, reason)
 
     def _begin_end(self, code: int, reason: str, *, fin: bool = True) -> None:
         if self._state >= _ENDING or self._transport is None:
             return
-        if self._backlog is not None:
-            self._backlog.clear()
+        self._forget_waiting()
         self._leave_open(_ENDING, code, reason)
-        self._reader = _UNUSED
         assert self._end is not None
         asyncio.get_running_loop().call_soon(self._tell, self._end)
+        self.resume_reading()
         if fin and not self._transport.is_closing():
             # Our FIN, not the end: closing with something unread would reset the connection under what we said last.
             self._transport.write_eof()
-            if not self._reads:
-                self._reads = True
-                self._transport.resume_reading()
 
     def _leave_open(self, state: int, code: int, reason: str) -> None:
+        self._stop_writing()
         self._state = state
-        self._is_writable = False
-        self._reader = self._reader or self._new_reader()
+        self._reader = _UNUSED if state == _ENDING else self._reader or self._new_reader()
         if self._end is None:
             self._end = _End(code, reason)
             self._end.timer = asyncio.get_running_loop().call_later(self.limits.close_timeout_s, self.abort)
 
     def _tell(self, end: _End) -> None:
-        receiver, self.receiver = self.receiver, _NOBODY
+        receiver, self.receiver = self.receiver, NOBODY
         receiver.closed(end.code, end.reason)
 
-    def _release_waiting(self) -> None:
-        backlog, self._backlog = self._backlog, None
-        for callback in backlog.drained if backlog is not None else ():
-            callback()
+    # --- to another process
+
+    @classmethod
+    def from_state(
+        cls,
+        state: ChannelState,
+        receiver: Receiver,
+        limits: ChannelLimits,
+        *,
+        on_end: Callable[[], None] | None = None,
+    ) -> Channel:
+        """Return the channel that goes on from `state` once it has a transport."""
+        channel = cls(receiver, limits, deflates=state.deflates, half=state.half, on_end=on_end)
+        channel._out = state.unsent or None
+        return channel
+
+    def hold(self) -> None:
+        """Stop: nothing more is delivered or leaves; what is written from now on waits.
+
+        When it has drained (`when_drained`), it can be exported.
+        """
+        self.pause_reading()
+        self._hold_writing()
+
+    def release(self) -> None:
+        """Undo `hold`."""
+        self._release_writing()
+        self.resume_reading()
+
+    def export(self) -> ChannelState:
+        """Return the state of this held channel, and change nothing.  Raises NotQuiet."""
+        backlog, transport, reader = self._backlog, self._transport, self._reader
+        if self._state != _OPEN or backlog is None or not backlog.is_held or transport is None or reader is None:
+            raise NotQuiet("not held, or no longer open")
+        if transport.is_closing() or transport.get_write_buffer_size():
+            raise NotQuiet("its transport still holds what it cannot give back")
+        return ChannelState(reader.half_read(), backlog.all(), self.deflates)
+
+    def fileno(self) -> int:
+        """Return the connection's descriptor.  Raises NotQuiet."""
+        if self._transport is None:
+            raise NotQuiet("no longer open")
+        return int(self._transport.get_extra_info("socket").fileno())
+
+    def give_away(self) -> None:
+        """Let go of the connection, which another process has now: nothing is sent, and neither end is told."""
+        transport = self._transport
+        self.receiver, self.on_end = NOBODY, None
+        self._let_go()
+        if transport is not None:
+            transport.set_protocol(asyncio.Protocol())
+            transport.abort()
 
 
 _UNUSED = Reader(0)

@@ -129,6 +129,18 @@ class Reader:
 
         Raises ProtocolError; nothing can be read after that.
         """
+        data, at = self._data, self._at
+        # Most of what comes: a short text in one frame, whole.
+        if self._message is None and len(data) - at > 5 and data[at] == _FIN | _TEXT:
+            end = at + data[at + 1] - 122
+            if at + 6 <= end <= len(data) and end < at + 132:
+                self._at = end
+                payload = bytearray(data[at + 6 : end])
+                websocket_mask(data[at + 2 : at + 6], payload)
+                return _text(payload)
+        return self._next()
+
+    def _next(self) -> Event | None:
         while True:
             event: Event | None = None
             if self._left:
