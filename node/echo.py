@@ -8,21 +8,23 @@ from __future__ import annotations
 from aiohttp import web
 
 from node import Server
-from node.channel import Channel, ChannelLimits
-from node.frames import BINARY, TEXT, frame
+from node.channel import Channel
+from node.deflate import framed
+from node.frames import BINARY, TEXT
 from node.opening import take_over
 
 sio = Server()
 
 
 class Echo:
-    """One client.  One that does not read is not read from either."""
+    """One client.  While it does not read, it is not read from either."""
 
     channel: Channel
 
     def received(self, data: str | bytes) -> None:
         channel = self.channel
-        channel.write(frame(TEXT, data.encode()) if isinstance(data, str) else frame(BINARY, data))
+        payload, first = (data.encode(), TEXT) if isinstance(data, str) else (data, BINARY)
+        channel.write(framed(first, payload, channel.deflates))
         if channel.is_behind:
             channel.pause_reading()
             channel.when_drained(channel.resume_reading)
@@ -34,10 +36,8 @@ class Echo:
 async def echo(request: web.Request) -> web.StreamResponse:
     """Open a WebSocket for a new client."""
     receiver = Echo()
-    limits = request.app.get(LIMITS) or request.app.setdefault(LIMITS, ChannelLimits(sio.eio.max_http_buffer_size))
-    receiver.channel, response = take_over(request, receiver, limits)
+    receiver.channel, response = take_over(request, receiver, sio.eio.limits)
     return response
 
 
-LIMITS = web.AppKey("LIMITS", ChannelLimits)
 sio.web.router.add_get("/echo", echo)

@@ -12,12 +12,14 @@ import binascii
 from base64 import b64encode
 from collections.abc import Callable, Iterable
 from hashlib import sha1
+from typing import NamedTuple
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from multidict import MultiMapping
 
 from node.channel import Channel, ChannelLimits, Receiver
+from node.deflate import agree
 from node.reader import HalfRead
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -72,7 +74,7 @@ def take_over(
         channel = Channel(receiver, limits, on_end=on_end)
         asyncio.get_running_loop().call_soon(channel.connection_lost, None)
     else:
-        channel = _connected(transport, early, receiver, limits, answer(key, headers), on_end)
+        channel = _open(_Client(transport, early, on_end), request.headers, key, receiver, limits, headers)
     return channel, Taken(status=101)
 
 
@@ -91,7 +93,7 @@ def open_raw(
     `early` is what came behind the request's head.  Raises BadOpening; then `transport` is still the caller's.
     """
     key = checked_key(request_headers)
-    return _connected(transport, early, receiver, limits, answer(key, headers), on_end)
+    return _open(_Client(transport, early, on_end), request_headers, key, receiver, limits, headers)
 
 
 def checked_key(headers: MultiMapping[str]) -> str:
@@ -140,20 +142,31 @@ def _detach(handler: RequestHandler) -> tuple[asyncio.Transport | None, bytes]:
     return transport, early
 
 
-def _connected(
-    transport: asyncio.Transport,
-    early: bytes,
+class _Client(NamedTuple):
+    transport: asyncio.Transport
+    early: bytes
+    on_end: Callable[[], None] | None
+
+
+def _open(
+    client: _Client,
+    request_headers: MultiMapping[str],
+    key: str,
     receiver: Receiver,
     limits: ChannelLimits,
-    head: bytes,
-    on_end: Callable[[], None] | None,
+    headers: Headers,
 ) -> Channel:
-    half = HalfRead(unread=early) if early else None
-    channel = Channel(receiver, limits, half=half, on_end=on_end)
+    deflates = 0
+    if limits.compression and (agreed := agree(request_headers.getall("Sec-WebSocket-Extensions", ()))):
+        deflates = agreed.window_bits
+        headers = (*headers, ("Sec-WebSocket-Extensions", agreed.answer))
+    transport = client.transport
+    half = HalfRead(unread=client.early) if client.early else None
+    channel = Channel(receiver, limits, deflates=deflates, half=half, on_end=client.on_end)
     transport.set_protocol(channel)
     channel.connection_made(transport)
     # Together with what is sent first of all, in one segment.
-    channel.write(head)
+    channel.write(answer(key, headers))
     if not transport.is_reading():
         transport.resume_reading()  # aiohttp had stopped it: much came behind the request
     return channel
