@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from socketio.async_manager import AsyncManager
+from socketio.async_pubsub_manager import AsyncPubSubManager
 
 from cluster.errors import UsageError
 from node.answers import Reply, Waiting
@@ -34,6 +35,9 @@ MOST_PENDING_ACKS = 10_000
 """Callbacks of one client that wait for its acknowledgement; the oldest are given up.  Some clients never answer."""
 
 
+_OURS = frozenset({__name__, "node.fanout", AsyncPubSubManager.__module__})
+
+
 class ClientManager(AsyncManager):  # type: ignore[misc]
     """Who is connected to this node, and the delivery of messages to them."""
 
@@ -41,6 +45,12 @@ class ClientManager(AsyncManager):  # type: ignore[misc]
     callbacks: dict[Any, dict[int, Any]]
     _directory: Directory | None = None
     _burst = 0
+    _emit_is_ours = False
+    """No user overrides `emit`, so that it need not be called for each message to one client."""
+
+    def set_server(self, server: Server) -> None:
+        super().set_server(server)
+        self._emit_is_ours = type(self).emit.__module__ in _OURS
 
     @property
     def directory(self) -> Directory:
@@ -79,7 +89,7 @@ class ClientManager(AsyncManager):  # type: ignore[misc]
             return
         self._burst += self.deliver(found, event, data, callback, volatile=volatile)
         if self._burst > BURST_BYTES:
-            await self._breathe(found)
+            await self.breathe(found[0].sid if len(found) == 1 else None, namespace)
 
     def deliver(
         self,
@@ -114,12 +124,27 @@ class ClientManager(AsyncManager):  # type: ignore[misc]
         for client in clients:
             self.deliver((client,), event, data, waiting.of(client.sid))
 
-    async def _breathe(self, clients: Sequence[Client]) -> None:
+    def emit_to(self, sid: str, namespace: str, event: str, data: Any) -> bool | None:
+        """Send an event to one client; return None if it is not here, else whether it is time to `breathe`."""
+        space = self.directory.spaces.get(namespace)
+        client = None if space is None else space.clients.get(sid)
+        if client is None or not self._emit_is_ours:
+            return None
+        content = [event, data] if data is not None and data.__class__ is not tuple else [event, *arguments_of(data)]
+        message = self.server.codec.event(namespace, content)
+        client.session.send(message)
+        if self.server.observer is not None:
+            self.server.observer.sent(client, content)
+        self._burst += message.size
+        return self._burst > BURST_BYTES
+
+    async def breathe(self, target: Rooms | None, namespace: str) -> None:
         """Let what was sent leave: who emits in a loop without end must not fill its clients' buffers in one turn."""
         self._burst = 0
         await asyncio.sleep(0)
-        if len(clients) == 1:
-            session = clients[0].session.client.session
+        client = self.directory.find(target, namespace)
+        if client is not None:
+            session = client.session.client.session
             if session.waiting_bytes > BURST_BYTES:
                 await session.flush()
 

@@ -108,9 +108,19 @@ class JsonCodec:
         self._loads = jsons.loads if json is None else json.loads
 
     def event(self, namespace: str, name_and_arguments: list[Any], id_: int | None = None) -> Message:
+        if namespace == MAIN and id_ is None and self._json is None:
+            try:
+                return Message(b"2" + jsons.dumps(name_and_arguments))
+            except TypeError:
+                return self._encode_with_attachments(EVENT, MAIN, None, name_and_arguments)
         return self._encode(EVENT, namespace, id_, name_and_arguments)
 
     def ack(self, namespace: str, id_: int, arguments: list[Any]) -> Message:
+        if namespace == MAIN and self._json is None:
+            try:
+                return Message(b"3%d%b" % (id_, jsons.dumps(arguments)))
+            except TypeError:
+                return self._encode_with_attachments(ACK, MAIN, id_, arguments)
         return self._encode(ACK, namespace, id_, arguments)
 
     def connect(self, namespace: str, sid: str) -> Message:
@@ -130,11 +140,13 @@ class JsonCodec:
         # By far the most: an event in the main namespace, with or without an id.
         if data[:1] == "2":
             start = data.find("[")
-            if start == 1:
-                return _event(MAIN, None, self._payload(data[1:]))
             digits = data[1:start]
-            if start <= MOST_ID_DIGITS and digits.isdecimal() and digits.isascii():
-                return _event(MAIN, int(digits), self._payload(data[start:]))
+            if start == 1 or (start <= MOST_ID_DIGITS and digits.isdecimal() and digits.isascii()):
+                try:
+                    payload = self._loads(data[start:])
+                except (ValueError, RecursionError) as exc:
+                    raise BadPacket(f"its payload is no JSON: {exc}") from None
+                return _event(MAIN, int(digits) if digits else None, payload)
         return self._decode_any(data)
 
     def _decode_any(self, text: str) -> Packet | Partial:
@@ -171,7 +183,13 @@ class JsonCodec:
             except TypeError:
                 if kind not in (EVENT, ACK):
                     raise
-        # What JSON refuses may be bytes; a user's own module may write bytes in its own way, and must not see them.
+        return self._encode_with_attachments(kind, namespace, id_, data)
+
+    def _encode_with_attachments(self, kind: int, namespace: str, id_: int | None, data: Any) -> Message:
+        """Encode what JSON refuses: there may be bytes in it.
+
+        A user's own module may write bytes in a way of its own, and must not get to see them.
+        """
         attachments: list[bytes] = []
         if kind in (EVENT, ACK):
             data = detached(data, attachments)

@@ -191,7 +191,8 @@ class Dispatcher:
         route = self._route(client, packet)
         if route is None:
             return
-        arguments = (*route.prefix, client.sid, *packet.data[1:])
+        event, *arguments = packet.data
+        arguments = (*route.prefix, client.sid, *arguments)
         if not route.fewest <= len(arguments) <= route.most:
             self._misfit(client, packet)
         elif route.is_async:
@@ -203,7 +204,7 @@ class Dispatcher:
                     self._answer(client, packet, result)
                     return
             except Exception:
-                log.exception(HANDLER_FAILED, extra=_facts(client, packet.data[0]))
+                log.exception(HANDLER_FAILED, extra=_facts(client, event))
                 return
             self.start(self._handle(client, packet, result))
 

@@ -1,9 +1,10 @@
 """Messages between the nodes: python-socketio's pub/sub client manager over our own Redis link.
 
-python-socketio delivers an emit to the clients of its own node first, without Redis, and then publishes it for the
-other nodes; so local clients get everything while Redis is away.  Its documented seam for a backend is the pair
-`_publish` and `_listen`, and we fill it ourselves, because its Redis backend (5.18) retries with delays of up to a
-minute, holds up every emit while Redis hangs, and may listen to a dead connection for hours.
+An emit reaches the clients of its own node first, without Redis (node/clients.py), and is then published for the other
+nodes; so local clients get everything while Redis is away.  What is for one client of this node is not published.
+python-socketio's documented seam for a backend is the pair `_publish` and `_listen`, and we fill it ourselves, because
+its Redis backend (5.18) retries with delays of up to a minute, holds up every emit while Redis hangs, and may listen to
+a dead connection for hours.
 
 What is on the channel is python-socketio's own JSON, so an outside `socketio.RedisManager(url, channel=…,
 write_only=True)` can emit to our clients.
@@ -13,15 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from base64 import b64decode, b64encode
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import redis.asyncio as redis
 from redis.asyncio.client import PubSub
 from socketio.async_pubsub_manager import AsyncPubSubManager
+from socketio.packet import Packet
 
 from cluster.backoff import full_jitter
 from cluster.redis_link import REDIS_AWAY, connection, reason_of
+from node.clients import ClientManager, arguments_of
+from node.codec import MAIN, detached
+from node.rooms import Rooms, rooms_in
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +38,7 @@ RETRY_FIRST_S = 0.1
 RETRY_MOST_S = 1.0
 
 
-class Fanout(AsyncPubSubManager):  # type: ignore[misc]
+class Fanout(AsyncPubSubManager, ClientManager):  # type: ignore[misc]
     """Client manager of a node whose cluster talks through the Redis at `url`, on `channel`.
 
     `publisher` is a client for that URL and for nothing but this.  `run()` listens, and must run as long as the node
@@ -59,6 +65,74 @@ class Fanout(AsyncPubSubManager):  # type: ignore[misc]
         async with asyncio.TaskGroup() as group:
             group.create_task(self._thread())
             group.create_task(self._probe())
+
+    async def emit(
+        self,
+        event: str,
+        data: Any,
+        namespace: str | None = None,
+        room: Rooms | None = None,
+        skip_sid: str | Iterable[str] | None = None,
+        callback: Callable[..., Any] | None = None,
+        to: Rooms | None = None,
+        *,
+        volatile: bool = False,
+        except_rooms: Rooms | None = None,
+        ignore_queue: bool = False,
+        **_: Any,
+    ) -> None:
+        """Send an event to the clients here, and then to those of the other nodes.
+
+        Only one room can acknowledge.  Raises TypeError for data that cannot be sent, before anybody has it.
+        """
+        target, space = room if to is None else to, namespace or MAIN
+        options: dict[str, Any] = {
+            "skip_sid": skip_sid,
+            "callback": callback,
+            "volatile": volatile,
+            "except_rooms": except_rooms,
+        }
+        if ignore_queue or self.directory.find(target, space) is not None:
+            await ClientManager.emit(self, event, data, space, room=target, callback=callback, **options)
+            return
+        if callback is not None:
+            # Whoever is asked answers to the node that asks, which keeps the callback under the room's name.
+            await AsyncPubSubManager.emit(self, event, data, space, target, skip_sid, callback)
+            return
+        await ClientManager.emit(self, event, data, space, room=target, **options)
+        skipped = skip_sid if skip_sid is None or isinstance(skip_sid, str) else list(skip_sid)
+        message = {
+            "method": "emit",
+            "event": event,
+            **_portable(data),
+            "namespace": space,
+            "room": target if target is None or isinstance(target, str | int) else list(rooms_in(target)),
+            "skip_sid": skipped,
+            "callback": None,
+            "host_id": self.host_id,
+        }
+        if volatile or except_rooms is not None:
+            message |= {"volatile": volatile, "except_rooms": list(rooms_in(except_rooms))}
+        await self._publish(message)
+
+    async def _handle_emit(self, message: dict[str, Any]) -> None:
+        if message.get("callback"):
+            await AsyncPubSubManager._handle_emit(self, message)
+            return
+        data = message["data"]
+        if message.get("binary"):
+            data = Packet.reconstruct_binary(data[0], [b64decode(each) for each in data[1:]])
+        await ClientManager.emit(
+            self,
+            message["event"],
+            # One is not a tuple, so that [None], as python-socketio writes no argument, is none.
+            data[0] if len(data) == 1 else tuple(data),
+            message.get("namespace") or MAIN,
+            room=message.get("room"),
+            skip_sid=message.get("skip_sid"),
+            volatile=bool(message.get("volatile")),
+            except_rooms=message.get("except_rooms"),
+        )
 
     async def _publish(self, data: Any) -> None:
         async with self._publishing:
@@ -131,3 +205,13 @@ async def _lively(subscription: PubSub) -> AsyncIterator[dict[str, Any]]:
         else:
             asked = True
             await subscription.ping()
+
+
+def _portable(data: Any) -> dict[str, Any]:
+    """Return `data` as python-socketio publishes it: a list of arguments, with the bytes in it apart."""
+    arguments = list(arguments_of(data))
+    attachments: list[bytes] = []
+    bare = detached(arguments, attachments)
+    if not attachments:
+        return {"data": arguments, "binary": False}
+    return {"data": [bare, *[b64encode(each).decode() for each in attachments]], "binary": True}

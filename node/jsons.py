@@ -46,8 +46,12 @@ def dumps(value: Any) -> bytes:
     except TypeError:
         return json.dumps(value, separators=(",", ":")).encode()
     # Reading back shows NaN (null), enums and UUIDs (what they hold); tuples too, which merely costs time.
-    if type(value) in _ALIKE or (type(value) is list and _ALIKE.issuperset(map(type, value))):
-        return text
+    if type(value) is list:
+        for item in value:
+            if type(item) not in _ALIKE:
+                break
+        else:
+            return text
     if orjson.loads(text) == value:
         return text
     return json.dumps(value, separators=(",", ":")).encode()

@@ -217,10 +217,16 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         target = _target(to, room)
         if self._is_chatty:
             self.logger.info('emitting event "%s" to %s [%s]', event, target or "all", namespace or MAIN)
+        options: dict[str, Any] = {}
         if volatile or except_rooms is not None:
             options = self._emit_options(volatile=volatile, except_rooms=except_rooms)
-        else:
-            options = {}
+        elif target.__class__ is str and callback is None and skip_sid is None:
+            # A client of this node: nobody else needs to know.
+            sent = self.manager.emit_to(target, namespace or MAIN, event, data)
+            if sent is not None:
+                if sent:
+                    await self.manager.breathe(target, namespace or MAIN)
+                return
         await self.manager.emit(
             event,
             data,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,8 +14,11 @@ import redis.asyncio as redis
 import socketio
 
 from cluster.redis_link import connection
+from node import Server
 from node import fanout as fanout_module
 from node.fanout import Fanout
+from node.message import Message
+from node.peer import Peer
 from tests.support.ports import free_port
 from tests.support.valkey import Valkey
 from tests.support.waiting import eventually
@@ -22,16 +26,37 @@ from tests.support.waiting import eventually
 CHANNEL = "{test}:socketio"
 
 
+class Ear:
+    """Stands in for the session of one client, and keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.sid = "ear"
+        self.client: Peer | None = None
+        self.heard: list[Any] = []
+
+    def send(self, message: Message, *, volatile: bool = False) -> bool:
+        assert message.text is not None
+        self.heard.append([json.loads(message.text[message.text.index(b"[") :]), *message.binaries])
+        return True
+
+
 class Recorder(Fanout):
-    """A fanout whose deliveries to local clients are recorded instead of sent."""
+    """A fanout with one client, in the room "here" too."""
 
     def __init__(self, url: str, publisher: redis.Redis) -> None:
         super().__init__(url, publisher, CHANNEL)
-        self.delivered: list[Any] = []
-        socketio.AsyncServer(client_manager=self, async_mode="aiohttp")
+        Server(client_manager=self)
+        self.ear = Ear()
+        client = self.directory.add(self.ear, f"sid-{id(self)}", "/")
+        self.directory.enter(client, "here")
 
-    async def _handle_emit(self, message: dict[str, Any]) -> None:
-        self.delivered.append(message["data"][0])
+    @property
+    def delivered(self) -> list[Any]:
+        """The first argument of each event."""
+        return [event[1] if len(event) > 1 else None for event, *_ in self.ear.heard]
+
+    def forget(self) -> None:
+        self.ear.heard.clear()
 
 
 @asynccontextmanager
@@ -58,14 +83,60 @@ def test_a_message_reaches_its_own_node_once_and_every_other_once(valkey: Valkey
     async def main() -> None:
         async with listening(valkey.url) as one, listening(valkey.url) as two:
             await eventually(lambda: crosses(one, two))
-            one.delivered.clear()
-            two.delivered.clear()
+            one.forget()
+            two.forget()
             for number in range(50):
                 await one.emit("x", number)
             await two.emit("x", "last")
             await eventually(lambda: "last" in one.delivered and 49 in two.delivered)
             assert one.delivered == [*range(50), "last"]
             assert [data for data in two.delivered if data != "last"] == [*range(50)]
+
+    asyncio.run(main())
+
+
+def test_every_option_of_emit_crosses_with_it(valkey: Valkey) -> None:
+    """Rooms, exceptions, bytes, several arguments and none."""
+
+    async def main() -> None:
+        async with listening(valkey.url) as one, listening(valkey.url) as two:
+            await eventually(lambda: crosses(one, two))
+            two.forget()
+            [sid_of_two] = two.directory.spaces["/"].clients
+            [sid_of_one] = one.directory.spaces["/"].clients
+            await one.emit("x", "not for the other", except_rooms="here")
+            await one.emit("x", "skipped", skip_sid=[sid_of_two])
+            await one.emit("x", "elsewhere", room=["there"])
+            await one.emit("x", "ours alone", ignore_queue=True)
+            await one.emit("x", "for one of ours", to=sid_of_one)
+            await one.emit("x", {"b": b"bytes"}, room="here", volatile=True)
+            await one.emit("x", ("several", 2), room=["here", "there"])
+            await one.emit("x", None, to=sid_of_two)
+            await one.emit("x", "last")
+            await eventually(lambda: "last" in two.delivered)
+            assert two.ear.heard == [
+                [["x", {"b": {"_placeholder": True, "num": 0}}], b"bytes"],
+                [["x", "several", 2]],
+                [["x"]],
+                [["x", "last"]],
+            ]
+
+    asyncio.run(main())
+
+
+def test_an_acknowledgement_finds_the_node_that_asked(valkey: Valkey) -> None:
+    """The client is on the other node; the callback is called here."""
+
+    async def main() -> None:
+        async with listening(valkey.url) as one, listening(valkey.url) as two:
+            await eventually(lambda: crosses(one, two))
+            [sid] = two.directory.spaces["/"].clients
+            answers: list[Any] = []
+            await one.emit("x", "question", to=sid, callback=lambda *answer: answers.append(answer))
+            await eventually(lambda: "question" in two.delivered)
+            await two.trigger_callback(sid, 1, ["yes", 2])
+            await eventually(lambda: answers)
+            assert answers == [("yes", 2)]
 
     asyncio.run(main())
 
@@ -107,13 +178,13 @@ def test_messages_cross_again_within_seconds_after_an_outage(valkey: Valkey, cap
         async with listening(valkey.url) as one, listening(valkey.url) as two:
             await eventually(lambda: crosses(one, two))
             valkey.kill()
-            one.delivered.clear()
+            one.forget()
             for number in range(10):
                 await one.emit("x", number)
             assert one.delivered == [*range(10)]
             assert one.dropped == 10
             valkey.start()
-            two.delivered.clear()
+            two.forget()
             await eventually(lambda: crosses(one, two), within_s=5)
 
     asyncio.run(main())
