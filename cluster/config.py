@@ -251,6 +251,8 @@ class Nodes(Section):
     ping_interval_s: Seconds = 25.0
     ping_timeout_s: Seconds = 20.0
     max_message_bytes: Bytes = 1_000_000
+    slow_consumer_bytes: Bytes = 1_048_576
+    compression: bool = False
     drain_s: SecondsOrOff = 5.0
     outlive_supervisor: bool = False
 

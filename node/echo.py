@@ -35,6 +35,7 @@ class Echo:
 
 async def echo(request: web.Request) -> web.StreamResponse:
     """Open a WebSocket for a new client."""
+    sio.eio.settle()
     receiver = Echo()
     receiver.channel, response = take_over(request, receiver, sio.eio.limits)
     return response

@@ -31,5 +31,7 @@ class EngineLimits:
     ping_interval: float
     ping_timeout: float
     max_http_buffer_size: int
+    slow_consumer_bytes: int = 2**20
+    compression: bool = False
     connect_timeout: float = CONNECT_TIMEOUT_S
     ordered: bool = False
