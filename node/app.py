@@ -27,8 +27,9 @@ from cluster.registry import Registry
 from cluster.secret import agree_on_secret
 from cluster.tag import tag_of
 from cluster.version import version
-from node.adoption import Adoption, finish_adopted
+from node.adoption import Adoption
 from node.announce import SIGN_OFF_S, Announcer, advertised_host, report_metrics
+from node.arrival import finish_adopted
 from node.directory import RedisDirectory
 from node.door import Door, listen
 from node.fanout import Fanout
@@ -36,6 +37,7 @@ from node.healthz import add_healthz
 from node.loading import one_line, users_traceback
 from node.presence import Alone, Presence
 from node.server import EngineLimits, NodeInfo, Server
+from node.shortcut import Shortcut
 from node.vitals import LagMeter, Sampler
 
 log = logging.getLogger(__name__)
@@ -155,7 +157,15 @@ class _Node:
 
     def bind(self, tag: str) -> None:
         nodes = self._config.nodes
-        limits = EngineLimits(nodes.ping_interval_s, nodes.ping_timeout_s, nodes.max_message_bytes)
+        limits = EngineLimits(
+            nodes.ping_interval_s,
+            nodes.ping_timeout_s,
+            nodes.max_message_bytes,
+            nodes.slow_consumer_bytes,
+            nodes.compression,
+            nodes.connect_timeout_s,
+            nodes.ordered,
+        )
         self._sio.bind(self._info, tag, self._presence, limits, self.fanout)
         add_healthz(self._sio, self._announcer)
         self._sio.web.on_response_prepare.append(finish_adopted)
@@ -221,7 +231,10 @@ class _Node:
         run_dir = self._options.run_dir
         if run_dir is None:
             return
-        adoption = Adoption(handoff.socket_path(run_dir, self._info.name), self._door.server, group)
+        sio = self._sio
+        # A middleware of the application's must see each request.
+        shortcut = None if sio.web.middlewares else Shortcut(sio.eio.intake, sio.eio.path)
+        adoption = Adoption(handoff.socket_path(run_dir, self._info.name), self._door.server, group, shortcut)
         try:
             adoption.open()
         except OSError as exc:

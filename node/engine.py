@@ -82,6 +82,7 @@ class Engine:
         self.sessions: dict[str, Session] = {}
         self.lingering: dict[str, Session] = {}
         """Ended, and their clients may still fetch what was sent; or their WebSockets are being closed."""
+        self.path = ""
         self.tag = ""
         self.leaving = False
         self.messages_in = self.messages_out = 0
@@ -102,7 +103,8 @@ class Engine:
 
     def attach(self, app: web.Application, engineio_path: str = "engine.io") -> None:
         """Serve Engine.IO in `app` under this path."""
-        app.router.add_route("*", f"/{engineio_path.strip('/')}/", self.handle_request)
+        self.path = f"/{engineio_path.strip('/')}/"
+        app.router.add_route("*", self.path, self.handle_request)
 
     async def handle_request(self, request: web.Request) -> web.StreamResponse:
         """Serve one request for the path of Engine.IO."""
@@ -131,6 +133,7 @@ class Engine:
             max_message_bytes=self.max_http_buffer_size,
             slow_consumer_bytes=self.slow_consumer_bytes,
             close_timeout_s=CLOSE_WAIT_S,
+            compression=self.compression,
         )
         self._after_sid = json.dumps(
             {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from node.channel import Channel, Receiver
+from node.channel import Channel, ChannelLimits, Receiver
 from node.cors import Cors
 from node.environ import Environ, head_of
 from node.frames import TEXT, frame
@@ -157,6 +157,28 @@ class Intake:
         return answer
 
     # WebSockets
+
+    @property
+    def limits(self) -> ChannelLimits:
+        return self._engine.limits
+
+    def open_websocket(
+        self, target: str, headers: Mapping[str, str], head: bytes, remote: str | None, opening: Opening
+    ) -> bool:
+        """Open a WebSocket for a GET of `target` that aiohttp does not serve; return False if it must.
+
+        Raises what `opening` does; then nothing has happened.
+        """
+        engine = self._engine
+        engine.settle()
+        if engine.leaving or self.allow_request is not None or self._origin_refused(headers, head, remote) is not None:
+            return False
+        query = query_of(target)
+        session = self._find(query.get("sid"), is_poll=False)
+        if self._refusal("GET", query, asks_for_websocket(headers), session) is not None:
+            return False
+        self._websocket(session, head, remote, opening)
+        return True
 
     def _taken(
         self, request: web.Request, session: Session | None, head: bytes, remote: str | None

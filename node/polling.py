@@ -208,10 +208,11 @@ class Polling:
             self.abort()
             return
         self._stop_probe()
-        if session.reason == CLIENT_DISCONNECT:
+        if session.reason in (CLIENT_DISCONNECT, TRANSPORT_ERROR):
             self._forget_all()
             if self._poll is not None:
-                self._append(NOOP)  # It may wait for that before it goes.
+                # A client that says goodbye may wait for that before it goes.
+                self._append(NOOP if session.reason == CLIENT_DISCONNECT else CLOSE)
         elif session.reason != SERVER_LEAVES:
             self._append(CLOSE)
         self.wake()
