@@ -253,6 +253,8 @@ class Nodes(Section):
     max_message_bytes: Bytes = 1_000_000
     slow_consumer_bytes: Bytes = 1_048_576
     compression: bool = False
+    connect_timeout_s: Seconds = 45.0
+    ordered: bool = False
     drain_s: SecondsOrOff = 5.0
     outlive_supervisor: bool = False
 

@@ -88,7 +88,6 @@ class Fanout(AsyncPubSubManager, ClientManager):  # type: ignore[misc]
         target, space = room if to is None else to, namespace or MAIN
         options: dict[str, Any] = {
             "skip_sid": skip_sid,
-            "callback": callback,
             "volatile": volatile,
             "except_rooms": except_rooms,
         }

@@ -44,11 +44,14 @@ Handler = TypeVar("Handler", bound=Callable[..., Any])
 class Server(socketio.AsyncServer):  # type: ignore[misc]
     """A Socket.IO server for a node: events, rooms, sessions, acks and `emit` as python-socketio documents them.
 
-    Takes the keyword arguments of `socketio.AsyncServer`.  Those that the configuration has too (`ping_interval`,
-    `ping_timeout`, `max_http_buffer_size`) win over it, and so does a `client_manager`.  Two are its own:
+    Takes the keyword arguments of `socketio.AsyncServer`, and some of its own:
 
     * `ordered`: the next event of a client begins when the handler of the one before has ended;
-    * `connect_timeout`: seconds in which a client must connect to a namespace.
+    * `connect_timeout`: seconds in which a client must connect to a namespace;
+    * `slow_consumer_bytes`: what may wait for a client that does not read, before it is closed;
+    * `compression`: whether WebSocket messages are compressed for clients that offer it.
+
+    What is given wins over what the configuration says of the same, and so does a `client_manager`.
 
     `web` is the aiohttp application that serves beside it: add routes, middlewares and start-up signals to it.  An
     application that you `attach` to takes its place.
@@ -125,7 +128,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         self._node, self._presence, self.eio.tag = node, presence, tag
         if "ping_interval" not in self._given:
             self.eio.ping_interval, self.eio.ping_interval_grace_period = limits.ping_interval, 0
-        for option in ("ping_timeout", "max_http_buffer_size"):
+        for option in ("ping_timeout", "max_http_buffer_size", "slow_consumer_bytes", "compression"):
             if option not in self._given:
                 setattr(self.eio, option, getattr(limits, option))
         self._configure(
