@@ -129,7 +129,9 @@ class Session:
         """Send `message`.  Return False if it was not taken: too much waits (and it is volatile), or it has ended."""
         self.engine.messages_out += 1
         if self.channel is not None:
-            return self.channel.write(message.frames, volatile=volatile)
+            channel = self.channel
+            frames = message.deflated(channel.deflates) if channel.deflates else message.frames
+            return channel.write(frames, volatile=volatile)
         return self.polling is not None and self.polling.put(message, volatile=volatile)
 
     def received(self, data: str | bytes) -> None:
