@@ -43,7 +43,13 @@ class Handler(Protocol):
     def received(self, session: Session, data: str | bytes) -> None: ...
 
     def ended(self, session: Session, reason: str) -> None:
-        """Called once for each session that was opened."""
+        """Called once for each session that was opened or adopted, unless it moves to another process."""
+
+    def taken(self, session: Session) -> Any:
+        """A session moves to another process (node/migration.py): return what `given` needs there."""
+
+    def given(self, session: Session, state: Any) -> None:
+        """Go on with a session that comes from another process, or stays here after all."""
 
 
 class Engine:
@@ -165,6 +171,16 @@ class Engine:
         except Exception:
             log.exception("session ended: it could not be opened", extra={"sid": session.sid})
             session.abort(reasons.TRANSPORT_ERROR)
+
+    def take_in(self, session: Session, is_pinged: bool, left_s: float) -> None:
+        """Go on with a session that comes from another process."""
+        self.sessions[session.sid] = session
+        session.go_on(self.time(), is_pinged, left_s)
+
+    def forget(self, session: Session) -> None:
+        """Another process has this session now."""
+        del self.sessions[session.sid]
+        self.wheel.remove(session)
 
     def ended(self, session: Session) -> None:
         """A session is open no more: it said so itself, and does it once."""

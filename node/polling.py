@@ -11,7 +11,7 @@ import logging
 from base64 import b64decode
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import StreamReader, web
 
@@ -136,6 +136,20 @@ class Polling:
         self.waiting_bytes = 0
         self._tell_drained()
         self.wake()
+
+    def export(self) -> list[Any] | None:
+        """Return what waits as plain data; None if the client is just polling, posting or probing."""
+        if self._poll is not None or self.is_posting or self.probe is not None:
+            return None
+        return [
+            [packet.text, list(packet.binaries)] if isinstance(packet, Message) else packet.payload
+            for packet in self._queue
+        ]
+
+    def take_back(self, waiting: list[Any]) -> None:
+        """Let wait what `export` has returned."""
+        for each in waiting:
+            self._append(Control(each) if isinstance(each, bytes) else Message(each[0], tuple(each[1])))
 
     async def poll(self, request: web.Request) -> bytes | Refusal | None:
         """Return the body of the answer to a poll, once there is something to say; None when the node leaves."""

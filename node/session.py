@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from cluster.closing import CloseCode
@@ -197,17 +198,14 @@ class Session:
         """Wait until what was sent has left this process, but not longer than FLUSH_WAIT_S."""
         if not self.waiting_bytes:
             return
-        drained: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def has_drained() -> None:
-            if not drained.done():
-                drained.set_result(None)
-
+        drained = asyncio.Event()
         if self.channel is not None:
-            self.channel.when_drained(has_drained)
+            self.channel.when_drained(drained.set)
         elif self.polling is not None:
-            self.polling.when_drained(has_drained)
-        await asyncio.wait([drained], timeout=FLUSH_WAIT_S)
+            self.polling.when_drained(drained.set)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_WAIT_S):
+                await drained.wait()
 
     def change_over(self, channel: Channel) -> None:
         """Go on over the WebSocket `channel` instead of polls."""
@@ -220,8 +218,17 @@ class Session:
 
     def start(self, now: float) -> None:
         """Begin with the heartbeat."""
-        self._at = now + self.engine.ping_interval
-        self.engine.wheel.put_before(self, self._at)
+        self.go_on(now, False, self.engine.ping_interval)
+
+    def go_on(self, now: float, is_pinged: bool, left_s: float) -> None:
+        """Take the heartbeat up: the next ping is due in `left_s`, or if one is on its way, its pong is."""
+        self._is_pinged, self._at = is_pinged, now + left_s
+        put = self.engine.wheel.put_after if is_pinged else self.engine.wheel.put_before
+        put(self, self._at)
+
+    def heartbeat(self, now: float) -> tuple[bool, float]:
+        """Return what `go_on` goes on from."""
+        return self._is_pinged, max(0.0, self._at - now)
 
     def due(self, now: float) -> None:
         """As Member.due: send a ping, or miss a pong."""
