@@ -45,11 +45,17 @@ class Handler(Protocol):
     def ended(self, session: Session, reason: str) -> None:
         """Called once for each session that was opened or adopted, unless it moves to another process."""
 
-    def taken(self, session: Session) -> Any:
-        """A session moves to another process (node/migration.py): return what `given` needs there."""
+    def export(self, session: Session) -> Any:
+        """Return what `adopt` needs in another process, as plain data (node/moving.py), and change nothing.
 
-    def given(self, session: Session, state: Any) -> None:
-        """Go on with a session that comes from another process, or stays here after all."""
+        May raise NotPortable.
+        """
+
+    def adopt(self, session: Session, state: Any) -> None:
+        """Go on with a session that comes from another process."""
+
+    def forget(self, session: Session) -> None:
+        """Another process has this session now."""
 
 
 class Engine:
@@ -177,7 +183,7 @@ class Engine:
         self.sessions[session.sid] = session
         session.go_on(self.time(), is_pinged, left_s)
 
-    def forget(self, session: Session) -> None:
+    def let_go(self, session: Session) -> None:
         """Another process has this session now."""
         del self.sessions[session.sid]
         self.wheel.remove(session)
