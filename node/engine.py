@@ -45,17 +45,14 @@ class Handler(Protocol):
     def ended(self, session: Session, reason: str) -> None:
         """Called once for each session that was opened or adopted, unless it moves to another process."""
 
-    def export(self, session: Session) -> Any:
-        """Return what `adopt` needs in another process, as plain data (node/moving.py), and change nothing.
+    def taken(self, session: Session) -> Any:
+        """A session moves to another process: return what `given` needs there, as plain data.
 
-        May raise NotPortable.
+        May raise NotPortable (node/migration.py); then nothing has changed.
         """
 
-    def adopt(self, session: Session, state: Any) -> None:
-        """Go on with a session that comes from another process."""
-
-    def forget(self, session: Session) -> None:
-        """Another process has this session now."""
+    def given(self, session: Session, state: Any) -> None:
+        """Go on with a session that comes from another process, or stays here after all."""
 
 
 class Engine:

@@ -66,6 +66,11 @@ class Polling:
         self.probe: Probe | None = None
         """The WebSocket that the client tries instead."""
 
+    @property
+    def has_poll(self) -> bool:
+        """A poll waits, or is being answered."""
+        return self._poll is not None
+
     def put(self, packet: Message | Control, *, volatile: bool = False) -> bool:
         """Let `packet` wait for the next poll.  Return False if it was not taken."""
         if self._session.reason:

@@ -1,10 +1,10 @@
 """A session as a value: everything that must survive a move to another process, as plain data that msgpack could carry.
 
-    await hold(session); state = export(session); …the descriptor and the state go to the other process…; forget(session)
-    there: session = adopt(engine, state); await loop.connect_accepted_socket(lambda: session.channel, sock)
+    await hold(session); state = take(session); …state and descriptor go to the other process…; forget(session)
+    there: session = give(engine, state); await loop.connect_accepted_socket(lambda: session.channel, sock)
 
-What is sent to a held session waits, and goes with it if it is sent before `export`: from there to `forget` nothing may
-be sent.  `release(session)` lets it go on where it was, if the move fails.
+What is sent to a held session waits, and goes with it if it is sent before `take`; nobody can send to it afterwards.
+`stay(session, state)` lets it go on where it was, if the move fails.
 """
 
 from __future__ import annotations
@@ -48,14 +48,19 @@ async def hold(session: Session) -> None:
         raise NotPortable("its client reads too slowly") from None
 
 
-def release(session: Session) -> None:
-    """Let a held session go on here."""
+def stay(session: Session, state: dict[str, Any] | None = None) -> None:
+    """Let a held session go on here, `state` if it was taken."""
+    if state is not None:
+        session.engine.handler.given(session, state["client"])
     if session.channel is not None:
         session.channel.release()
 
 
-def export(session: Session) -> dict[str, Any]:
-    """Return a held session as plain data, and change nothing.  Raises NotPortable."""
+def take(session: Session) -> dict[str, Any]:
+    """Return a held session as plain data; its handler has no clients in it any more.
+
+    Raises NotPortable; then nothing has changed.
+    """
     if not session.is_open:
         raise NotPortable("it has ended")
     is_pinged, left_s = session.heartbeat(session.engine.time())
@@ -68,22 +73,21 @@ def export(session: Session) -> dict[str, Any]:
         "is_pinged": is_pinged,
         "heartbeat_s": left_s,
         "data": session.data,
-        "client": session.engine.handler.export(session),
         **(_exported_polling(session) if session.channel is None else _exported_channel(session.channel)),
     }
     _check_plain(state, "session")
+    state["client"] = session.engine.handler.taken(session)
     return state
 
 
 def forget(session: Session) -> None:
     """Forget a session that another process has now: neither its client nor its handler hears of an end."""
-    session.engine.handler.forget(session)
     session.engine.let_go(session)
     if session.channel is not None:
         session.channel.give_away()
 
 
-def adopt(engine: Engine, state: dict[str, Any], *, on_end: Callable[[], None] | None = None) -> Session:
+def give(engine: Engine, state: dict[str, Any], *, on_end: Callable[[], None] | None = None) -> Session:
     """Return the session that goes on from `state`, and tell the engine's handler.  Raises NotPortable.
 
     One on a WebSocket has a channel that is not connected yet; `on_end` is called when its connection is gone.
@@ -104,7 +108,7 @@ def adopt(engine: Engine, state: dict[str, Any], *, on_end: Callable[[], None] |
     except (KeyError, TypeError, ValueError) as exc:
         raise NotPortable(f"not a session: {exc!r}") from None
     engine.take_in(session, *heartbeat)
-    engine.handler.adopt(session, client)
+    engine.handler.given(session, client)
     return session
 
 
