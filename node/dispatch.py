@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from node import belongings
 from node.admission import Admission
 from node.clients import ClientManager
 from node.codec import ACK, CONNECT, EVENT, BadPacket, Codec, Packet, Partial
@@ -90,6 +91,18 @@ class Dispatcher:
             peer.waiting.append(Ended(reason))
         elif len(peer):
             self._begin(peer, Ended(reason))
+
+    # Sessions that move to or from another process (node/migration.py)
+
+    def taken(self, session: Session) -> dict[str, Any]:
+        state = belongings.taken(session, self._manager)
+        self.patience.end(session)
+        return state
+
+    def given(self, session: Session, state: dict[str, Any]) -> None:
+        self._server.start_manager()
+        belongings.given(session, state, self._manager, self._codec)
+        self.watch(session.client)
 
     # Packets
 
