@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import inspect
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from socketio import AsyncNamespace
 
@@ -24,8 +24,6 @@ HAPPENS = frozenset({"connect", "disconnect"})
 MOST_KNOWN = 4096
 MOST_KNOWN_CHARS = 100
 """Of routes that are kept, and of their events' names: clients make up names."""
-
-Anything = TypeVar("Anything")
 
 
 class Route:
@@ -55,7 +53,7 @@ class Cancelled(Exception):
     """What a handler waited for was cancelled, and it let that through."""
 
 
-async def awaited(result: Awaitable[Anything] | Anything) -> Anything:
+async def awaited(result: Any) -> Any:
     """Return what a handler returned, when it is there: a plain function may return something to wait for.
 
     Raises Cancelled when the handler ends as cancelled and this task is not: what comes next must still be done.
