@@ -62,7 +62,7 @@ def take_over(
     except BadOpening as exc:
         raise _http_error(exc) from None
     handler = request.protocol
-    if not handler._upgraded:
+    if request.body_exists or not handler._upgraded:
         raise web.HTTPBadRequest(text="a WebSocket opens with a request without a body\n")
     # Of a connection that a balancer lent us: node/adoption.py.
     on_end = getattr(handler, "on_end", None)
