@@ -247,6 +247,7 @@ class Nodes(Section):
     discover: bool = True
     heartbeat_s: Seconds = 1.0
     lease_s: Seconds = 5.0
+    presence_grace_s: SecondsOrOff = 2.0
     metrics_interval_s: Seconds = 30.0
     ping_interval_s: Seconds = 25.0
     ping_timeout_s: Seconds = 20.0

@@ -35,7 +35,8 @@ from node.door import Door, listen
 from node.fanout import Fanout
 from node.healthz import add_healthz
 from node.loading import one_line, users_traceback
-from node.presence import Alone, Presence
+from node.presence import Presence
+from node.roster import Seat
 from node.server import EngineLimits, NodeInfo, Server
 from node.shortcut import Shortcut
 from node.vitals import LagMeter, Sampler
@@ -44,9 +45,6 @@ log = logging.getLogger(__name__)
 
 CLOSE_S = 2.0
 """For the application's clean-up hooks and the connections that are left."""
-
-REREAD_S = 5.0
-"""The whole list of users is read again after that time, whatever was heard or not."""
 
 
 @dataclass(frozen=True)
@@ -134,17 +132,13 @@ class _Node:
         nodes = self._config.nodes
         self.keys = Keys(info.cluster)
         registry = None if link is None else Registry(link, self.keys, agreed)
+        seat = Seat(info.name, info.incarnation, info.port)
         self._presence = Presence(
-            Alone()
-            if link is None or registry is None
-            else RedisDirectory(
-                link, registry, self.keys, node=info.name, incarnation=info.incarnation, reread_s=REREAD_S
-            ),
-            node=info.name,
-            incarnation=info.incarnation,
-            port=info.port,
+            None if link is None or registry is None else RedisDirectory(link, registry, self.keys, seat),
+            seat,
             refresh_s=nodes.heartbeat_s,
             trust_s=nodes.lease_s,
+            grace_s=nodes.presence_grace_s,
         )
         self._lag = LagMeter()
         self._announcer = Announcer(
