@@ -171,7 +171,7 @@ async def _log_in(link: RedisSocket, address: RedisAddress) -> None:
 
 def command(*words: bytes | str | int) -> bytes:
     """Return a command as it goes to the server."""
-    return hiredis.pack_command(words)  # type: ignore[arg-type]
+    return hiredis.pack_command(words)  # type: ignore[arg-type,no-any-return]
 
 
 def _ignored(_: Any) -> None:
