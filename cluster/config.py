@@ -27,7 +27,7 @@ EMBEDDED = "embedded"
 NO_REDIS = "none"
 AUTO = 0
 MOST_WORKERS = 256
-REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,6 @@ def _checked_redis(value: str) -> str:
     if value in (EMBEDDED, NO_REDIS):
         return value
     scheme = value.partition("://")[0]
-    if scheme == "redis+cluster":
-        raise ValueError("is not supported yet; allowed: redis://, rediss://, unix:// or redis+sentinel://")
     if "://" not in value or scheme not in REDIS_SCHEMES:
         raise ValueError(f"must be {EMBEDDED}, {NO_REDIS} or a URL: {', '.join(s + '://…' for s in REDIS_SCHEMES)}")
     shape = _REDIS_SHAPES.get(scheme, _REDIS_SHAPE)
@@ -115,6 +113,10 @@ _REDIS_SHAPES = {
     "redis+sentinel": _Shape(
         rf"{_USER}{_HOST}{_PORT}?(?:,{_HOST}{_PORT}?)*(?:/\d*(?:/[^\s/?#]+)?)?",
         "[user:password@]host[:port][,host[:port]…]/database/service",
+    ),
+    # A Redis Cluster has one database.
+    "redis+cluster": _Shape(
+        rf"{_USER}{_HOST}{_PORT}?(?:,{_HOST}{_PORT}?)*(?:/0?)?", "[user:password@]host[:port][,host[:port]…]"
     ),
 }
 
@@ -260,6 +262,15 @@ class Nodes(Section):
     outlive_supervisor: bool = False
 
 
+class Bus(Section):
+    """What nodes tell each other through Redis (docs/bus.md)."""
+
+    outbox_bytes: Bytes = 16_777_216
+    outbox_age_s: Seconds = 60.0
+    canary_s: Seconds = 5.0
+    bridge: Literal["none", "python-socketio"] = "none"
+
+
 class Restart(Section):
     """When the supervisor starts a dead child again; see cluster/restart.py."""
 
@@ -282,6 +293,7 @@ class Config(Section):
     redis: Annotated[str, AfterValidator(_checked_redis)] = EMBEDDED
     lb: Lb = Lb()
     nodes: Nodes = Nodes()
+    bus: Bus = Bus()
     restart: Restart = Restart()
     log: Log = Log()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
 from socketio.exceptions import ConnectionRefusedError as Refused
 
 from node.codec import Codec
-from node.peer import Peer
+from node.peer import Held, Peer
 from node.rooms import Client
 from node.routes import Routes
 
@@ -19,6 +20,12 @@ log = logging.getLogger(__name__)
 
 MOST_NAMESPACES = 100
 """Of one session."""
+
+PAUSE_S = 0.001
+"""Between the packet that accepts a client and what comes next.
+
+In one piece with it, the next is lost on clients that begin to listen when they learn that they are connected.
+"""
 
 UNKNOWN = {"message": "Invalid namespace"}
 TOO_MANY = {"message": "Too many namespaces"}
@@ -80,6 +87,8 @@ class Admission:
 
     async def _welcome(self, client: Client) -> None:
         client.session.client.session.send(self._codec.connect(client.namespace, client.sid))
+        if self._server.always_connect or (isinstance(client.session, Held) and len(client.session)):
+            await asyncio.sleep(PAUSE_S)
         await self._server.manager.connect(client.sid, client.namespace)
 
     async def _ask(self, client: Client, auth: Any) -> Any:

@@ -34,6 +34,10 @@ NORMAL = 1000
 LOST = 1006
 """Close codes (RFC 6455 7.4.1).  LOST is never sent: the connection ended without a close frame."""
 
+READ_BYTES = 65536
+"""What asyncio's own transports read at once.  Their 256 KiB are more than malloc keeps: mapping and unmapping pages
+for each read, however short, makes an echo cost 26 µs instead of 10.  uvloop's read into one buffer for all."""
+
 _OPEN, _CLOSING, _ENDING, _GONE = range(4)
 
 
@@ -97,6 +101,8 @@ class Channel(Outgoing):
     # --- asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if hasattr(transport, "max_size"):
+            transport.max_size = READ_BYTES
         self._connect(cast(asyncio.Transport, transport))
         if self._reader is not None:
             asyncio.get_running_loop().call_soon(self._read_on)  # what came before

@@ -153,8 +153,8 @@ class ClientManager(AsyncManager):  # type: ignore[misc]
     def _generate_ack_id(self, sid: Any, callback: Any) -> int:
         id_ = cast(int, super()._generate_ack_id(sid, callback))
         pending = self.callbacks[sid]
-        if len(pending) > MOST_PENDING_ACKS:
-            # The first entry is python-socketio's counter.
+        # Its first entry is python-socketio's counter.
+        if len(pending) - 1 > MOST_PENDING_ACKS:
             oldest = next(key for key in pending if key)
             del pending[oldest]
         return id_

@@ -244,8 +244,11 @@ class Dispatcher:
         if client.state is not State.CONNECTED:
             log.debug("event ignored: not connected", extra={"sid": client.sid, "namespace": packet.namespace})
             return None
-        if self._server.observer is not None:
-            self._server.observer.received(client, packet.data)
+        server = self._server
+        if server.is_chatty:
+            server.logger.info('received event "%s" from %s [%s]', packet.data[0], client.sid, packet.namespace)
+        if server.observer is not None:
+            server.observer.received(client, packet.data)
         return self._routes.find(packet.namespace, packet.data[0])
 
     def _answer(self, client: Client, packet: Packet, result: Any) -> None:

@@ -83,6 +83,9 @@ class Held:
         self._messages: list[Message] = []
         self._size = 0
 
+    def __len__(self) -> int:
+        return len(self._messages)
+
     @property
     def sid(self) -> str:
         return self._session.sid

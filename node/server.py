@@ -88,7 +88,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         options["engineio_logger"] = _logger("engineio.server", options["engineio_logger"])
         manager = ClientManager() if client_manager is None else with_our_rooms(client_manager)
         super().__init__(client_manager=manager, logger=_logger("socketio.server", logger), **options)
-        self._is_chatty = self.logger.isEnabledFor(logging.INFO)
+        self.is_chatty = self.logger.isEnabledFor(logging.INFO)
         self.environ = Environs(self.eio)
         self._routes = Routes(self.handlers, self.namespace_handlers)
         self._dispatcher = self.eio.handler = Dispatcher(self, self.codec, self._routes)
@@ -178,6 +178,12 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         """As python-socketio's `event`, with types: a handler keeps its own."""
         return super().event(*args, **kwargs)
 
+    @overload
+    def on(self, event: str, handler: Handler, namespace: str | None = None) -> Handler: ...
+
+    @overload
+    def on(self, event: str, handler: None = None, namespace: str | None = None) -> Callable[[Handler], Handler]: ...
+
     def on(self, event: str, handler: Any = None, namespace: str | None = None) -> Any:
         """Register `handler` for `event`; without one, return a decorator that does."""
         if handler is None:
@@ -218,11 +224,13 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         Raises what the serializer raises for data that it cannot hold: TypeError, for JSON.
         """
         target = _target(to, room)
-        if self._is_chatty:
+        if self.is_chatty:
             self.logger.info('emitting event "%s" to %s [%s]', event, target or "all", namespace or MAIN)
         options: dict[str, Any] = {}
         if volatile or except_rooms is not None:
-            options = self._emit_options(volatile=volatile, except_rooms=except_rooms)
+            given = {"volatile": volatile, "except_rooms": except_rooms}
+            options = {name: value for name, value in given.items() if value}
+            self._check_emit_takes(options)
         elif target.__class__ is str and callback is None and skip_sid is None:
             # A client of this node: nobody else needs to know.
             sent = self.manager.emit_to(target, namespace or MAIN, event, data)
@@ -241,12 +249,11 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
             **options,
         )
 
-    def _emit_options(self, **options: Any) -> dict[str, Any]:
+    def _check_emit_takes(self, options: dict[str, Any]) -> None:
         """Raises UsageError if the user's client manager does not know them: it would leave them out in silence."""
         for name in options:
             if name not in inspect.signature(self.manager.emit).parameters:
                 raise UsageError(f"emit({name}=…) does not work with a {type(self.manager).__name__}")
-        return options
 
     async def call(
         self,

@@ -236,7 +236,8 @@ class Session:
         if self.reason:
             self.abort(self.reason)  # The time to fetch its last packets is over.
         elif self._is_pinged:
-            self.is_overdue(now)
+            if not self.is_overdue(now):
+                wheel.put_after(self, self._at)
         elif now < self._at - wheel.tick_s:
             wheel.put_before(self, self._at)
         else:

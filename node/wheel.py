@@ -105,7 +105,8 @@ class Wheel:
 
     def _tell(self, now: float) -> bool:
         """Tell those that are due; return False if that were too many for one turn."""
-        left, last = AT_ONCE, floor(now / self.tick_s)
+        # At least the slot that the timer was set for, however the division is rounded.
+        left, last = AT_ONCE, max(floor(now / self.tick_s), self._done + 1)
         while self._done < last:
             members = self._slots.get(self._done + 1)
             while members:

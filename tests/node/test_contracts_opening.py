@@ -10,9 +10,10 @@ from aiohttp import web
 from aiohttp._websocket import helpers
 from aiohttp.web_protocol import RequestHandler
 
+from node.channel import READ_BYTES, Channel, ChannelLimits
 from tests.lb.conftest import Run
 from tests.support.balancer import upgrade_request
-from tests.support.websockets import masked
+from tests.support.websockets import Listener, connected_pair, masked
 
 
 def test_masking_is_compiled_and_done_in_place() -> None:
@@ -56,6 +57,26 @@ def test_a_request_handler_knows_that_http_is_over(run: Run) -> None:
             handler._task_handler.cancel()
             handler.transport = None
             handler.connection_lost(None)
+
+    run(main)
+
+
+def test_asyncio_reads_as_much_at_once_as_its_transport_says(run: Run) -> None:
+    """`max_size`, where there is one; node/channel.py lowers it."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        server, client = await connected_pair()
+        channel = Channel(Listener(), ChannelLimits())
+        transport, _ = await loop.connect_accepted_socket(lambda: channel, server)
+        if isinstance(loop, asyncio.SelectorEventLoop):
+            assert type(transport).max_size == 256 * 1024  # type: ignore[attr-defined]
+            assert transport.max_size == READ_BYTES  # type: ignore[attr-defined]
+            assert "recv(self.max_size)" in inspect.getsource(type(transport))
+        else:
+            assert not hasattr(transport, "max_size")
+        channel.abort()
+        client.close()
 
     run(main)
 
