@@ -52,15 +52,12 @@ class Keys:
         return self._named("users:changed")
 
     def state(self, key: str) -> str:
-        """A string or hash of the application's own (node/state.py).
-
-        No hash tag: on a Redis Cluster each lies in a slot of its own, and no command takes two of them.
-        """
-        return f"{self.cluster}:state:{key}"
+        """A string or hash of the application's own (node/state.py)."""
+        return self._named(f"state:{key}")
 
     def state_changed(self, key: str) -> str:
         """A channel: what changed in `state(key)`."""
-        return f"{self.cluster}:state-changed:{key}"
+        return self._named(f"state-changed:{key}")
 
     @property
     def metrics(self) -> str:
