@@ -23,7 +23,7 @@ from cluster.closing import CloseCode
 from node.frames import PONG, TEXT, close_frame, frame
 from node.limits import ChannelCounts, ChannelLimits
 from node.outgoing import Outgoing
-from node.reader import INVALID_DATA, NO_CODE, Close, Event, HalfRead, Ping, ProtocolError, Reader
+from node.reader import INVALID_DATA, NO_CODE, Close, HalfRead, Ping, ProtocolError, Reader
 from node.receiver import NOBODY, Receiver
 
 __all__ = ["LOST", "NORMAL", "Channel", "ChannelCounts", "ChannelLimits", "ChannelState", "NotQuiet", "Receiver"]
@@ -37,6 +37,8 @@ LOST = 1006
 READ_BYTES = 65536
 """What asyncio's own transports read at once.  Their 256 KiB are more than malloc keeps: mapping and unmapping pages
 for each read, however short, makes an echo cost 26 µs instead of 10.  uvloop's read into one buffer for all."""
+
+_MESSAGE = (str, bytes)
 
 _OPEN, _CLOSING, _ENDING, _GONE = range(4)
 
@@ -108,11 +110,17 @@ class Channel(Outgoing):
             asyncio.get_running_loop().call_soon(self._read_on)  # what came before
 
     def data_received(self, data: bytes) -> None:
-        size = len(data) - 6
-        # Most of what comes: one short text in one frame, alone.
-        if self._reader is None and 0 <= size < 126 and data[1] == size + 128 and data[0] == TEXT:
-            payload = bytearray(data[6:])
-            websocket_mask(data[2:6], payload)
+        # Most of what comes: one text in one frame, alone.  Where its payload starts if this is one, RFC 6455 5.2:
+        start = 0
+        if self._reader is None and data[0] == TEXT:
+            size = len(data) - 6
+            if 0 <= size < 126 and data[1] == size + 128:
+                start = 6
+            elif 127 < size <= self.limits.max_message_bytes and data[1] == 254 and size - 2 == data[2] << 8 | data[3]:
+                start = 8
+        if start:
+            payload = bytearray(data[start:])
+            websocket_mask(data[start - 4 : start], payload)
             try:
                 text = payload.decode()
             except UnicodeDecodeError:
@@ -179,21 +187,18 @@ class Channel(Outgoing):
         reader.feed(data)
         try:
             while self._reads and self._state < _ENDING and (event := reader.next()) is not None:
-                self._take(event)
+                if isinstance(event, _MESSAGE):
+                    if self._state == _OPEN:
+                        self.receiver.received(event)
+                elif isinstance(event, Ping):
+                    self._pong(frame(PONG, event.payload))
+                else:
+                    self._take_close(event)
         except ProtocolError as exc:
             self._fail(exc.code, exc.reason)
             return
         if self._reads and self._state == _OPEN and reader.is_idle:
             self._reader = None
-
-    def _take(self, event: Event) -> None:
-        if isinstance(event, str | bytes):
-            if self._state == _OPEN:
-                self.receiver.received(event)
-        elif isinstance(event, Ping):
-            self._pong(frame(PONG, event.payload))
-        else:
-            self._take_close(event)
 
     # --- the end
 
