@@ -12,7 +12,7 @@ class Between:
     """Passes bytes to and from `port` of this host, until it is `partitioned` or `cut`."""
 
     def __init__(self, port: int) -> None:
-        self._towards = port
+        self.towards = port
         self._open = asyncio.Event()
         self._open.set()
         self._writers: set[asyncio.StreamWriter] = set()
@@ -43,7 +43,7 @@ class Between:
                 writer.transport.abort()
                 return
             await self._open.wait()
-            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._towards)
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self.towards)
         except OSError:
             writer.transport.abort()
             return
