@@ -182,3 +182,11 @@ def rooms_in(rooms: Rooms | None) -> Collection[Room]:
     if isinstance(rooms, str | bytes) or not isinstance(rooms, Collection):
         return (rooms,)
     return rooms
+
+
+def target_of(to: Rooms | None, room: Rooms | None) -> Rooms | None:
+    """Return where an event goes, None being everybody: python-socketio takes "" for that.  [] is nobody."""
+    for rooms in (to, room):
+        if rooms is not None and rooms != "":
+            return rooms
+    return None
