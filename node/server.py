@@ -26,6 +26,7 @@ from node.dispatch import Dispatcher
 from node.engine import Engine
 from node.environ import Environ
 from node.environs import Environs
+from node.fate import Fate
 from node.formats import codec_for
 from node.loggers import logger_for
 from node.observer import Observer
@@ -216,11 +217,14 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         *,
         volatile: bool = False,
         except_rooms: Rooms | None = None,
-    ) -> None:
+    ) -> Fate:
         """Emit an event, as python-socketio's `emit` does.
 
         Clients in a room of `except_rooms` do not get it.  With `volatile` neither does a client that reads so slowly
         that too much waits for it already; without, such a client is disconnected.
+
+        Returns what became of it on the way to other nodes: `(await sio.emit(…)).delivered_to_bus` is False while Redis
+        is away.
 
         Raises what the serializer raises for data that it cannot hold: TypeError, for JSON.
         """
@@ -231,7 +235,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
             if is_time is not None:
                 if is_time:
                     await self.manager.breathe(to, namespace or MAIN)
-                return
+                return Fate.LOCAL
         target = target_of(to, room)
         if self.is_chatty:
             self.logger.info('emitting event "%s" to %s [%s]', event, target or "all", namespace or MAIN)
@@ -240,7 +244,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
             given = {"volatile": volatile, "except_rooms": except_rooms}
             options = {name: value for name, value in given.items() if value}
             self._check_emit_takes(options)
-        await self.manager.emit(
+        fate = await self.manager.emit(
             event,
             data,
             namespace or MAIN,
@@ -250,6 +254,8 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
             ignore_queue=ignore_queue,
             **options,
         )
+        # A user's own client manager does not tell.
+        return fate if fate.__class__ is Fate else Fate.LOCAL
 
     def _check_emit_takes(self, options: dict[str, Any]) -> None:
         """Raises UsageError if the user's client manager does not know them: it would leave them out in silence."""
