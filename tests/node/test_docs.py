@@ -44,9 +44,10 @@ def test_the_example_of_presence_runs(tmp_path: Path) -> None:
             ann, bob = [await crowd.connect(node.url, WEBSOCKET) for _ in range(2)]
             assert await ann.call("login", "ann") == ["ann"]
             assert await bob.call("login", "bob") == ["ann", "bob"]
+            assert await ann.call("where", "bob") == [[f"n{node.port}", {"app": "web"}]]
+            await eventually(lambda: ann.heard.all("came") == ["ann", "bob"])
             await bob.close()
             await eventually(lambda: ann.heard.all("went") == ["bob"])
-            assert ann.heard.all("came") == ["ann", "bob"]
 
     asyncio.run(main())
 

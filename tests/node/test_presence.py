@@ -8,11 +8,11 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from tests.support.seats import Seat, alone, sharing
+from tests.support.seats import Chair, alone, sharing
 from tests.support.valkey import running_valkey
 from tests.support.waiting import eventually
 
-Kind = Callable[[], AbstractAsyncContextManager[Seat]]
+Kind = Callable[[], AbstractAsyncContextManager[Chair]]
 
 
 @pytest.fixture(params=["alone", "redis"])
@@ -28,12 +28,13 @@ def test_who_joins_is_online_at_once_and_told_once(kind: Kind) -> None:
     """`users` answers without waiting for anybody; the application hears of it soon."""
 
     async def main() -> None:
-        async with kind() as seat:
-            seat.presence.join("s1", "ann")
-            assert list(seat.presence.users()) == ["ann"]
-            assert seat.presence.username_of("s1") == "ann"
-            await eventually(lambda: seat.joined() == ["ann"])
-            [user] = seat.presence.users().values()
+        async with kind() as chair:
+            chair.presence.join("s1", "ann")
+            assert list(chair.presence.users()) == ["ann"]
+            assert chair.presence.is_online("ann")
+            assert chair.presence.user_of("s1") == "ann"
+            await eventually(lambda: chair.joined() == ["ann"])
+            [user] = chair.presence.users().values()
             assert (user.devices, user.nodes, user.ports, user.since) == (1, ("n1",), (3001,), 100.0)
 
     asyncio.run(main())
@@ -43,17 +44,17 @@ def test_a_user_leaves_with_the_last_device(kind: Kind) -> None:
     """Two devices come, one goes: nobody left.  Then the other."""
 
     async def main() -> None:
-        async with kind() as seat:
-            seat.presence.join("s1", "ann")
-            seat.presence.join("s2", "ann")
-            assert seat.presence.own_users == 1
-            await eventually(lambda: seat.told)
-            seat.presence.leave("s1")
-            await eventually(lambda: seat.told[-1].roster["ann"].devices == 1)
-            assert seat.left() == []
-            seat.presence.leave("s2")
-            await eventually(lambda: seat.left() == ["ann"])
-            assert seat.presence.users() == {}
+        async with kind() as chair:
+            chair.presence.join("s1", "ann")
+            chair.presence.join("s2", "ann")
+            assert chair.presence.own_users == 1
+            await eventually(lambda: chair.told)
+            chair.presence.leave("s1")
+            await eventually(lambda: chair.told[-1].roster["ann"].devices == 1)
+            assert chair.left() == []
+            chair.presence.leave("s2")
+            await eventually(lambda: chair.left() == ["ann"])
+            assert chair.presence.users() == {}
 
     asyncio.run(main())
 
@@ -62,15 +63,15 @@ def test_joining_again_is_nothing_and_joining_as_another_is_a_change_of_name(kin
     """A client is the device of one user."""
 
     async def main() -> None:
-        async with kind() as seat:
-            seat.presence.join("s1", "ann")
-            await eventually(lambda: seat.joined() == ["ann"])
-            seat.presence.join("s1", "ann")
-            await seat.presence.synced()
-            seat.presence.join("s1", "bob")
-            await eventually(lambda: seat.joined() == ["ann", "bob"])
-            assert seat.left() == ["ann"]
-            assert len(seat.told) == 2
+        async with kind() as chair:
+            chair.presence.join("s1", "ann")
+            await eventually(lambda: chair.joined() == ["ann"])
+            chair.presence.join("s1", "ann")
+            await chair.presence.synced()
+            chair.presence.join("s1", "bob")
+            await eventually(lambda: chair.joined() == ["ann", "bob"])
+            assert chair.left() == ["ann"]
+            assert len(chair.told) == 2
 
     asyncio.run(main())
 
@@ -79,11 +80,11 @@ def test_leaving_without_having_joined_is_nothing(kind: Kind) -> None:
     """Every client that disconnects leaves, registered or not."""
 
     async def main() -> None:
-        async with kind() as seat:
-            seat.presence.leave("never seen")
-            await seat.presence.synced()
-            assert seat.told == []
-            assert seat.presence.username_of("never seen") is None
+        async with kind() as chair:
+            chair.presence.leave("never seen")
+            await chair.presence.synced()
+            assert chair.told == []
+            assert chair.presence.user_of("never seen") is None
 
     asyncio.run(main())
 
@@ -92,12 +93,12 @@ def test_who_came_and_went_before_the_next_look_was_never_there(kind: Kind) -> N
     """Nobody is told of what is over already."""
 
     async def main() -> None:
-        async with kind() as seat:
-            await seat.presence.synced()
-            seat.presence.join("s1", "ann")
-            seat.presence.leave("s1")
-            await seat.presence.synced()
-            assert seat.told == []
+        async with kind() as chair:
+            await chair.presence.synced()
+            chair.presence.join("s1", "ann")
+            chair.presence.leave("s1")
+            await chair.presence.synced()
+            assert chair.told == []
 
     asyncio.run(main())
 
@@ -106,10 +107,10 @@ def test_a_node_that_leaves_takes_its_users_out(kind: Kind) -> None:
     """After `withdraw` nothing of it is left for the others."""
 
     async def main() -> None:
-        async with kind() as seat:
-            seat.presence.join("s1", "ann")
-            await seat.presence.synced()
-            await seat.presence.withdraw()
-            assert seat.presence.users() == {}
+        async with kind() as chair:
+            chair.presence.join("s1", "ann")
+            await chair.presence.synced()
+            await chair.presence.withdraw()
+            assert chair.presence.users() == {}
 
     asyncio.run(main())
