@@ -21,7 +21,7 @@ import orjson
 
 from cluster.redis_link import REDIS_AWAY, reason_of
 from node.own_part import OwnPart, Target
-from node.pace import rest
+from node.pace import SPACING_S, rest
 from node.parts import Delta
 from node.replicas import Replicas, Source
 from node.roster import Attendance, Change, Device, Roster, Seat
@@ -238,7 +238,8 @@ class Presence:
             if change is not None:
                 for listener in self._listeners:
                     await _tell(listener, change)
-            await rest(began)
+            # What is left over waits for nothing that could come with it.
+            await rest(began, 0 if self._attendance.is_due(loop.time()) else SPACING_S)
 
     async def _news(self) -> None:
         """Wait until there is something to tell."""
