@@ -44,21 +44,22 @@ class SlotConnection(Connection):
         super().__init__(**options)
         self._owner = owner
 
-    async def connect(self) -> None:
-        """Connect to the first server that takes us."""
+    async def connect_check_health(self, *args: Any, **options: Any) -> None:
+        """Connect to the first server that takes us: the library calls this for each new connection."""
         *others, last = self._owner.servers
         for server in others:
             try:
-                await self._connect_to(server)
-            except (RedisConnectionError, RedisTimeoutError, OSError):
+                await self._connect_to(server, *args, **options)
+            except (RedisConnectionError, RedisTimeoutError):
                 # Whoever answers knows whether that one has been replaced.
                 continue
             return
-        await self._connect_to(last)
+        await self._connect_to(last, *args, **options)
 
-    async def _connect_to(self, server: Server) -> None:
-        self.host, self.port = server.host, server.port
-        await super().connect()  # type: ignore[no-untyped-call]
+    async def _connect_to(self, server: Server, *args: Any, **options: Any) -> None:
+        if not self.is_connected:
+            self.host, self.port = server.host, server.port
+        await super().connect_check_health(*args, **options)
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
@@ -72,4 +73,4 @@ class SlotConnection(Connection):
 def client_of(servers: Sequence[Server], **options: Any) -> redis.Redis:
     """Return a client for a cluster of which `servers` are some; it sends a command again that was MOVED."""
     options["retry"] = Retry(NoBackoff(), 1, supported_errors=(Moved,))
-    return redis.Redis(connection_pool=ConnectionPool(SlotConnection, owner=Owner(servers), **options))
+    return redis.Redis.from_pool(ConnectionPool(SlotConnection, owner=Owner(servers), **options))

@@ -88,7 +88,6 @@ class Bus:
 
     async def run(self) -> None:
         """Keep the connections, until cancelled."""
-        self._away_since = asyncio.get_running_loop().time()
         async with asyncio.TaskGroup() as group:
             for lane in self.lanes:
                 group.create_task(lane.run())
@@ -174,16 +173,13 @@ class Bus:
             for waiter in waiting:
                 if not waiter.done():
                     waiter.set_result(None)
-        if health is self._told:
+        if health is self._told or (self._told is None and health is Health.AWAY):
             return
         before, self._told = self._told, health
-        if health is Health.OK:
-            if before is not None:
-                log.info("bus is back", extra={"away_s": round(now - self._away_since, 3), "dropped": self.dropped})
-            return
-        if before is Health.OK:
-            self._away_since = now
         if health is Health.DEAF:
             log.error("bus is deaf: this node hears no other", extra={"reason": self.reason})
-        elif before is Health.OK:
+        elif health is Health.AWAY and before is Health.OK:
+            self._away_since = now
             log.warning("bus lost: messages for other nodes wait", extra={"reason": self.reason})
+        elif health is Health.OK and before is not None:
+            log.info("bus is back", extra={"away_s": round(now - self._away_since, 3), "dropped": self.dropped})

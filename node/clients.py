@@ -43,20 +43,17 @@ class ClientManager(AsyncManager):  # type: ignore[misc]
 
     server: Server
     callbacks: dict[Any, dict[int, Any]]
-    _directory: Directory | None = None
     _burst = 0
     _emit_is_ours = False
     """No user overrides `emit`, so that it need not be called for each message to one client."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.directory = Directory()
+
     def set_server(self, server: Server) -> None:
         super().set_server(server)
         self._emit_is_ours = type(self).emit.__module__ in _OURS
-
-    @property
-    def directory(self) -> Directory:
-        if self._directory is None:
-            self._directory = Directory()
-        return self._directory
 
     @property
     def rooms(self) -> SpacesView:
@@ -124,7 +121,7 @@ class ClientManager(AsyncManager):  # type: ignore[misc]
         for client in clients:
             self.deliver((client,), event, data, waiting.of(client.sid))
 
-    def emit_to(self, sid: str, namespace: str, event: str, data: Any) -> bool | None:
+    def emit_to(self, sid: Any, namespace: str, event: str, data: Any, *, volatile: bool = False) -> bool | None:
         """Send an event to one client; return None if it is not here, else whether it is time to `breathe`."""
         space = self.directory.spaces.get(namespace)
         client = None if space is None else space.clients.get(sid)
@@ -132,7 +129,7 @@ class ClientManager(AsyncManager):  # type: ignore[misc]
             return None
         content = [event, data] if data is not None and data.__class__ is not tuple else [event, *arguments_of(data)]
         message = self.server.codec.event(namespace, content)
-        client.session.send(message)
+        client.session.send(message, volatile=volatile)
         if self.server.observer is not None:
             self.server.observer.sent(client, content)
         self._burst += message.size
@@ -298,4 +295,6 @@ def with_our_rooms(manager: Any) -> ClientManager:
     kind = type(manager)
     bases = (ClientManager,) if kind is AsyncManager else (kind, ClientManager)
     manager.__class__ = type(kind.__name__, bases, {"__module__": kind.__module__})
-    return cast(ClientManager, manager)
+    ours = cast(ClientManager, manager)
+    ours.directory = Directory()
+    return ours

@@ -30,11 +30,12 @@ class Corked(Protocol):
 class Cork:
     """The clients of one event loop for which something was written in this turn, in `dirty`."""
 
-    __slots__ = ("_joined", "_left", "_right", "dirty")
+    __slots__ = ("dirty", "joined", "left", "right")
 
     def __init__(self) -> None:
         self.dirty: list[Corked] = []
-        self._left = self._right = self._joined = b""
+        self.left = self.right = self.joined = b""
+        """What was joined last, of what."""
 
     def add(self, corked: Corked) -> None:
         """Let `corked` write at the end of the turn."""
@@ -43,16 +44,14 @@ class Cork:
         self.dirty.append(corked)
 
     def join(self, left: bytes, right: bytes) -> bytes:
-        """Return `left` + `right`; the same object as last time if these are the same objects."""
-        if left is self._left and right is self._right:
-            return self._joined
-        self._left, self._right = left, right
-        self._joined = joined = left + right
+        """Return `left` + `right`, and keep it: the next client has the same objects, most likely."""
+        self.left, self.right = left, right
+        self.joined = joined = left + right
         return joined
 
     def _uncork(self) -> None:
         dirty, self.dirty = self.dirty, []
-        self._left = self._right = self._joined = b""
+        self.left = self.right = self.joined = b""
         for corked in dirty:
             try:
                 corked.uncork()

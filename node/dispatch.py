@@ -37,6 +37,8 @@ MOST_PARTIAL_MESSAGES = 10
 """How many times the largest message a packet with its attachments may be."""
 
 
+_CONNECTED = State.CONNECTED
+
 HANDLER_FAILED = "event handler failed"
 """A user's handler raised: its client gets no acknowledgement, and everybody is served on."""
 
@@ -51,8 +53,8 @@ class Dispatcher:
         self._admission = Admission(server, codec, routes)
         self.patience = Patience()
         self.ordered = False
-        self.running: set[asyncio.Task[None]] = set()
-        """What handles events now.  It keeps the tasks alive, too."""
+        self.running: dict[asyncio.Task[Any], tuple[Client, str] | None] = {}
+        """What handles events now, and whose.  It keeps the tasks alive, too."""
 
     @property
     def _manager(self) -> ClientManager:
@@ -204,12 +206,11 @@ class Dispatcher:
         route = self._route(client, packet)
         if route is None:
             return
-        event, *arguments = packet.data
-        arguments = (*route.prefix, client.sid, *arguments)
+        arguments = (*route.prefix, client.sid, *packet.data[1:])
         if not route.fewest <= len(arguments) <= route.most:
             self._misfit(client, packet)
         elif route.is_async:
-            self.start(self._handle(client, packet, route.handler(*arguments)))
+            self._go_on(client, packet, route.handler(*arguments))
         else:
             try:
                 result = route.handler(*arguments)
@@ -217,9 +218,16 @@ class Dispatcher:
                     self._answer(client, packet, result)
                     return
             except Exception:
-                log.exception(HANDLER_FAILED, extra=_facts(client, event))
+                log.exception(HANDLER_FAILED, extra=_facts(client, packet.data[0]))
                 return
-            self.start(self._handle(client, packet, result))
+            self._go_on(client, packet, awaited(result))
+
+    def _go_on(self, client: Client, packet: Packet, handling: Coroutine[Any, Any, Any]) -> None:
+        """Let the handler run as a task, and acknowledge the event after it, if it asks for that."""
+        if packet.id is None:
+            self.start(handling, (client, packet.data[0]))
+        else:
+            self.start(self._handle(client, packet, handling))
 
     async def _event_in_order(self, client: Client, packet: Packet) -> None:
         route = self._route(client, packet)
@@ -241,7 +249,7 @@ class Dispatcher:
             log.exception(HANDLER_FAILED, extra=_facts(client, packet.data[0]))
 
     def _route(self, client: Client, packet: Packet) -> Route | None:
-        if client.state is not State.CONNECTED:
+        if client.state is not _CONNECTED:
             log.debug("event ignored: not connected", extra={"sid": client.sid, "namespace": packet.namespace})
             return None
         server = self._server
@@ -282,17 +290,22 @@ class Dispatcher:
 
     # Tasks
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work`, which must not raise, as a task that belongs to us."""
-        loop = asyncio.get_running_loop()
+    def start(self, work: Coroutine[Any, Any, Any], about: tuple[Client, str] | None = None) -> None:
+        """Run `work` as a task that belongs to us.  If it may raise, it is a handler, `about` this client and event."""
         if sys.version_info >= (3, 12):
-            task = asyncio.Task(work, loop=loop, eager_start=True)
-            if task.done():
-                return
+            task = asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
         else:
-            task = loop.create_task(work)
-        self.running.add(task)
-        task.add_done_callback(self.running.discard)
+            task = asyncio.Task(work, loop=asyncio.get_running_loop())
+        self.running[task] = about
+        if task.done():
+            self._done(task)
+        else:
+            task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        about = self.running.pop(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error(HANDLER_FAILED, exc_info=error, extra=None if about is None else _facts(*about))
 
 
 def _facts(client: Client, event: str) -> dict[str, str]:

@@ -173,7 +173,7 @@ class Engine:
             self.handler.opened(session)
         except Exception:
             log.exception("session ended: it could not be opened", extra={"sid": session.sid})
-            session.abort(reasons.TRANSPORT_ERROR)
+            session.close(reasons.TRANSPORT_ERROR, code=reasons.INTERNAL_ERROR)
 
     def take_in(self, session: Session, is_pinged: bool, left_s: float) -> None:
         """Go on with a session that comes from another process."""

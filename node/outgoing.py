@@ -50,10 +50,14 @@ class Outgoing(asyncio.Protocol):
             self._out = frames
             self._cork.add(self)
             return True
-        if len(out) > CORK_BYTES:
+        cork = self._cork
+        if out is cork.left and frames is cork.right:
+            self._out = cork.joined
+        elif len(out) <= CORK_BYTES:
+            self._out = cork.join(out, frames)
+        else:
             self.uncork()
             return self.write(frames, volatile=volatile)
-        self._out = self._cork.join(out, frames)
         return True
 
     def uncork(self) -> None:

@@ -78,7 +78,9 @@ class Polling:
         size = _size(packet)
         # One alone may be as large as an application likes.
         if self._queue and self.waiting_bytes + size > self._session.engine.slow_consumer_bytes:
-            if not volatile:
+            if volatile:
+                self._session.engine.limits.counts.volatile_dropped += 1
+            else:
                 self._give_up()
             return False
         self._append(packet)
@@ -90,8 +92,9 @@ class Polling:
         self.wake()
 
     def _give_up(self) -> None:
-        sid, waiting = self._session.sid, self.waiting_bytes
-        log.warning("client cut: it reads too slowly", extra={"sid": sid, "waiting": waiting})
+        self._session.engine.limits.counts.slow_consumers += 1
+        facts = {"sid": self._session.sid, "waiting_bytes": self.waiting_bytes}
+        log.warning("client closed: it reads too slowly", extra=facts)
         self._session.abort(SLOW_CONSUMER)
 
     def wake(self) -> None:

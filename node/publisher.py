@@ -63,6 +63,7 @@ class Publisher:
         self._heard_at = 0.0
         self._confirmed: list[asyncio.Future[None]] = []
         self._complaint = ""
+        self._is_full = False
         self.published = self.published_bytes = self.refused = self.connects = self.resent = 0
         self.reason = "not connected yet"
         """Why there is no connection."""
@@ -87,6 +88,7 @@ class Publisher:
         """Send `payload` to whoever subscribed to `channel`, after all that was published before."""
         text = self._head % (len(channel), channel, len(payload), payload)
         if not self.outbox.add(text, self._loop.time()):
+            self._tell_full()
             return Fate.DROPPED
         self.published += 1
         self.published_bytes += len(payload)
@@ -138,6 +140,7 @@ class Publisher:
     def _open(self, link: RedisSocket) -> None:
         link.heard, link.batch_ended, link.on_writable = self._heard, self._batch_ended, self._flush
         self.connects += 1
+        self._is_full = False
         self._forget_old()
         self._link = link
         self._heard_at = self._loop.time()
@@ -151,6 +154,12 @@ class Publisher:
                 self._heard_at = self._loop.time()
             elif self._loop.time() - self._heard_at > ANSWER_S:
                 link.abort(f"no answer from {link.server} for {ANSWER_S:g} s")
+
+    def _tell_full(self) -> None:
+        """Once for each time that Redis is away, or does not follow."""
+        if not self._is_full:
+            self._is_full = True
+            log.warning("messages dropped: the outbox is full", extra={"outbox_bytes": self.outbox.most_bytes})
 
     def _forget_old(self) -> None:
         dropped = self.outbox.expire(self._loop.time())

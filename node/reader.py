@@ -1,8 +1,8 @@
 """WebSocket frames as they come from a client (RFC 6455 5): bytes in, whole messages out.  No I/O.
 
-Why not aiohttp's compiled reader: it takes unmasked frames, reserved bits in control frames, lengths that are longer than
-needed and close codes that must not be sent, and it cannot be asked for what it has read by half.  Nor is it faster where
-it counts: one message in a read costs 0.4 µs here and 0.55 there, twenty in a read 0.7 and 0.5 each
+Why not aiohttp's compiled reader: it takes unmasked frames, reserved bits in control frames, lengths that are longer
+than needed and close codes that must not be sent, and cannot be asked for what it has read by half.  Nor is it faster
+where it counts: one message in a read costs 0.4 µs here and 0.55 there, twenty in a read 0.7 and 0.5 each
 (`benchmarks/reading.py`).  Masking is what needs a compiler, and aiohttp's is used.
 
 Everything is refused as soon as it can be known: a header before its payload is there, and text at the first byte

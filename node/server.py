@@ -223,6 +223,14 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
 
         Raises what the serializer raises for data that it cannot hold: TypeError, for JSON.
         """
+        is_plain = callback is None and skip_sid is None and except_rooms is None and not self.is_chatty
+        if is_plain and to.__class__ is str:
+            # A client of this node: nobody else needs to know.
+            is_time = self.manager.emit_to(to, namespace or MAIN, event, data, volatile=volatile)
+            if is_time is not None:
+                if is_time:
+                    await self.manager.breathe(to, namespace or MAIN)
+                return
         target = _target(to, room)
         if self.is_chatty:
             self.logger.info('emitting event "%s" to %s [%s]', event, target or "all", namespace or MAIN)
@@ -231,13 +239,6 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
             given = {"volatile": volatile, "except_rooms": except_rooms}
             options = {name: value for name, value in given.items() if value}
             self._check_emit_takes(options)
-        elif target.__class__ is str and callback is None and skip_sid is None:
-            # A client of this node: nobody else needs to know.
-            sent = self.manager.emit_to(target, namespace or MAIN, event, data)
-            if sent is not None:
-                if sent:
-                    await self.manager.breathe(target, namespace or MAIN)
-                return
         await self.manager.emit(
             event,
             data,

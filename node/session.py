@@ -35,7 +35,8 @@ SERVER_LEAVES = "server leaves"
 SLOW_CONSUMER = "slow consumer"
 """The reason that disconnect handlers get when a client let more than `slow_consumer_bytes` pile up."""
 
-NORMAL_CLOSURE = 1000
+NORMAL_CLOSURE, INTERNAL_ERROR = 1000, 1011
+"""Close codes (RFC 6455 7.4.1)."""
 
 FLUSH_WAIT_S = 2.0
 
@@ -151,7 +152,7 @@ class Session:
         except Exception:
             # A fault of ours.  The client's stream has lost something, so it must begin anew.
             log.exception("session ended: a packet could not be handled", extra={"sid": self.sid})
-            self.abort(TRANSPORT_ERROR)
+            self.close(TRANSPORT_ERROR, code=INTERNAL_ERROR)
 
     def _control(self, packet: str) -> None:
         """Take what is no message (Engine.IO protocol 4, "Protocol")."""

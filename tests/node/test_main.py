@@ -78,6 +78,8 @@ def test_an_application_beside_the_configuration_is_found(tmp_path: Path) -> Non
         (["--app", "node.chat:nothing"], "node.chat has no nothing; it has node.chat:sio"),
         (["--config", "missing.yaml"], "missing.yaml: cannot be read"),
         (["--host", ""], "--host"),
+        (["--max-message-bytes", "5"], "--max-message-bytes 5: "),
+        (["--max-message-bytes", "many"], "invalid int value"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(tmp_path: Path, arguments: list[str], said: str) -> None:

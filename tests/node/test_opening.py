@@ -6,7 +6,6 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import aiohttp
 import pytest
@@ -14,6 +13,8 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict
 
+from cluster.handoff import Handoff
+from node.arrival import Adopted
 from node.channel import Channel, ChannelLimits
 from node.opening import BadOpening, answer, checked_key, open_raw, take_over
 from tests.lb.conftest import Run
@@ -41,7 +42,7 @@ class Place:
         self.port = 0
         self._limits, self._headers = limits, headers
 
-    async def open(self, request: web.Request) -> web.StreamResponse:
+    async def open(self, request: web.BaseRequest) -> web.StreamResponse:
         if "late" in request.query:
             await eventually(lambda: request.transport is None)
         listener = Listener()
@@ -226,32 +227,22 @@ def test_compression_is_agreed_on_where_it_is_allowed(run: Run) -> None:
     run(main)
 
 
-def test_a_connection_that_was_lent_is_given_back(run: Run) -> None:
-    """Whoever lent it (node/adoption.py) gets its cookie into the answer, and hears of the end, not of the change."""
+def test_a_connection_that_was_handed_over_may_become_a_channel(run: Run) -> None:
+    """Its sticky cookie is in the answer; that it ended is told when it has, not when aiohttp lets go of it."""
 
     async def main() -> None:
-        ends: list[int] = []
+        loop, ends = asyncio.get_running_loop(), list[int]()
         there = Place(ChannelLimits(), ())
 
-        class Lent(RequestHandler):
-            __slots__ = ("cookie", "on_end")
-
-            def __init__(self, server: web.Server, **options: Any) -> None:
-                super().__init__(server, loop=asyncio.get_running_loop(), **options)
-                self.cookie, self.on_end = "n=1", lambda: ends.append(1)
-
-            def connection_lost(self, exc: BaseException | None) -> None:
-                raise AssertionError("it is not lost")
-
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
-            return await there.open(request)  # type: ignore[arg-type]
+            return await there.open(request)
 
         server = web.Server(handler)
         sock, client = await connected_pair()
-        await asyncio.get_running_loop().connect_accepted_socket(lambda: Lent(server), sock)
-        loop = asyncio.get_running_loop()
-        await loop.sock_sendall(client, upgrade_request())
+        given = Handoff(1, 0, "n=1", upgrade_request() + text("early"))
+        await loop.connect_accepted_socket(lambda: Adopted(server, given, lambda: ends.append(1)), sock)
         assert b"\r\nSet-Cookie: n=1\r\n" in await loop.sock_recv(client, 65536)
+        await eventually(lambda: there.listeners[0].messages == ["early"])
         assert ends == []
         client.close()
         await eventually(lambda: ends == [1])

@@ -310,9 +310,8 @@ def test_the_sample_session_over_polls() -> None:
             sid = json.loads(opened[1:])["sid"]
             async with http.post(f"{address}&sid={sid}", data="40") as answer:
                 assert await answer.text() == "ok"
-            connected, auth = (await get(f"&sid={sid}")).split("\x1e")
-            assert connected.startswith('40{"sid":"')
-            assert auth == '42["auth",{}]'
+            assert (await get(f"&sid={sid}")).startswith('40{"sid":"')
+            assert await get(f"&sid={sid}") == '42["auth",{}]'
             async with http.post(f"{address}&sid={sid}", data='42["back","hello"]\x1e421["echo","world"]') as answer:
                 assert await answer.text() == "ok"
             heard: list[str] = []
