@@ -65,7 +65,7 @@ class Lag:
 
 async def _until(question: Callable[[], bool], within_s: float = 120) -> None:
     async with asyncio.timeout(within_s):
-        while not question():
+        while not question():  # noqa: ASYNC110  (it is Presence that is asked, and it knows of no one who waits)
             await asyncio.sleep(0.01)
 
 
@@ -121,9 +121,7 @@ async def _node(url: str, number: int) -> None:
         link = await stack.enter_async_context(connection(url))
         seat = Seat(f"n{number}", f"i{number}", 3000 + number)
         registry, lag = Registry(link, KEYS), Lag()
-        presence = Presence(
-            RedisDirectory(link, registry, KEYS, seat), seat, refresh_s=1.0, trust_s=5.0, grace_s=0.0
-        )
+        presence = Presence(RedisDirectory(link, registry, KEYS, seat), seat, refresh_s=1.0, trust_s=5.0, grace_s=0.0)
         node = Node(url, number, presence, lag)
         presence.listen(node.hear)
         record = NodeRecord(name=seat.node, host="127.0.0.1", port=seat.port, incarnation=seat.incarnation)
@@ -163,7 +161,8 @@ def _show(what: str, answers: list[dict[str, Any]]) -> None:
     print(f"\n{what}")
     for number, each in enumerate(answers):
         lag = f"lag p50 {each['p50_ms']} p99 {each['p99_ms']} max {each['max_ms']} ms"
-        print(f"  node {number}: {each['users']} known in {each['known_s']} s, told in {each['seconds']} s; {each['cpu_s']} s CPU, {lag}")
+        times = f"known in {each['known_s']} s, told in {each['seconds']} s; {each['cpu_s']} s CPU"
+        print(f"  node {number}: {each['users']} users {times}, {lag}")
 
 
 async def _measure(url: str, users: int, nodes: int, per_second: int) -> None:

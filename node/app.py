@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ from node.presence import Presence
 from node.roster import Seat
 from node.server import EngineLimits, NodeInfo, Server
 from node.shortcut import Shortcut
+from node.state_memory import state_in_memory
+from node.state_news import StateNews, state_in_redis
 from node.vitals import LagMeter, Sampler
 
 log = logging.getLogger(__name__)
@@ -140,6 +143,13 @@ class _Node:
             trust_s=nodes.lease_s,
             grace_s=nodes.presence_grace_s,
         )
+        self._news: StateNews | None = None
+        if link is None:
+            self._state = state_in_memory()
+        else:
+            self._state, self._news = state_in_redis(
+                link, partial(connection, self._config.redis, blocking=True), self.keys
+            )
         self._lag = LagMeter()
         self._announcer = Announcer(
             registry,
@@ -160,7 +170,7 @@ class _Node:
             nodes.connect_timeout_s,
             nodes.ordered,
         )
-        self._sio.bind(self._info, tag, self._presence, limits, self.fanout)
+        self._sio.bind(self._info, tag, self._presence, self._state, limits, self.fanout)
         add_healthz(self._sio, self._announcer)
         self._sio.web.on_response_prepare.append(finish_adopted)
         if self._link is not None and self._sio.brings_manager:
@@ -197,6 +207,8 @@ class _Node:
                 self._link, self.keys, self._measuring(self._lag.sampler()), self._config.nodes.metrics_interval_s
             ),
         ]
+        if self._news is not None:
+            jobs.append(self._news.run())
         if self.fanout is not None:
             jobs.append(self.fanout.run())
         return jobs
