@@ -10,7 +10,6 @@ import secrets
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +30,16 @@ from cluster.version import version
 from node.adoption import Adoption
 from node.announce import SIGN_OFF_S, Announcer, advertised_host, report_metrics
 from node.arrival import finish_adopted
+from node.company import Company
 from node.directory import RedisDirectory
 from node.door import Door, listen
-from node.fanout import Fanout
 from node.healthz import add_healthz
 from node.loading import one_line, users_traceback
 from node.presence import Presence
 from node.roster import Seat
 from node.server import EngineLimits, NodeInfo, Server
 from node.shortcut import Shortcut
-from node.state_memory import state_in_memory
-from node.state_news import StateNews, state_in_redis
+from node.state_news import shared_state
 from node.vitals import LagMeter, Sampler
 
 log = logging.getLogger(__name__)
@@ -100,7 +98,7 @@ async def _built(options: NodeOptions, sio: Server, stack: AsyncExitStack) -> _N
     )
     node = _Node(options, sio, info, link, Door(sio.web, listener), agreed=b"" if config.secret else secret)
     if url is not None and not sio.brings_manager:
-        node.fanout = Fanout(url, await stack.enter_async_context(connection(url)), node.keys.bus)
+        node.join(secret)
     node.bind(tag_of(info.name, secret))
     return node
 
@@ -118,7 +116,7 @@ async def _secret(config: Config, link: redis.Redis | None) -> bytes:
 class _Node:
     """One running node."""
 
-    fanout: Fanout | None = None
+    _company: Company | None = None
     _adoption: Adoption | None = None
 
     def __init__(
@@ -134,7 +132,7 @@ class _Node:
         self._config = options.loaded.config
         nodes = self._config.nodes
         self.keys = Keys(info.cluster)
-        registry = None if link is None else Registry(link, self.keys, agreed)
+        self._registry = registry = None if link is None else Registry(link, self.keys, agreed)
         seat = Seat(info.name, info.incarnation, info.port)
         self._presence = Presence(
             None if link is None or registry is None else RedisDirectory(link, registry, self.keys, seat),
@@ -143,13 +141,7 @@ class _Node:
             trust_s=nodes.lease_s,
             grace_s=nodes.presence_grace_s,
         )
-        self._news: StateNews | None = None
-        if link is None:
-            self._state = state_in_memory()
-        else:
-            self._state, self._news = state_in_redis(
-                link, partial(connection, self._config.redis, blocking=True), self.keys
-            )
+        self._state, self._news = shared_state(link, self._config.redis, self.keys)
         self._lag = LagMeter()
         self._announcer = Announcer(
             registry,
@@ -158,6 +150,11 @@ class _Node:
             lease_s=nodes.lease_s,
             forgotten=self._presence.forgotten,
         )
+
+    def join(self, secret: bytes) -> None:
+        """Be one of several."""
+        assert self._registry is not None
+        self._company = Company(self._config, self._info, self._registry, secret)
 
     def bind(self, tag: str) -> None:
         nodes = self._config.nodes
@@ -170,8 +167,10 @@ class _Node:
             nodes.connect_timeout_s,
             nodes.ordered,
         )
-        self._sio.bind(self._info, tag, self._presence, self._state, limits, self.fanout)
-        add_healthz(self._sio, self._announcer)
+        company = self._company
+        fanout = None if company is None else company.fanout
+        self._sio.bind(self._info, tag, self._presence, self._state, limits, fanout)
+        add_healthz(self._sio, self._announcer, None if company is None else company.bus)
         self._sio.web.on_response_prepare.append(finish_adopted)
         if self._link is not None and self._sio.brings_manager:
             log.warning("the application brings its own client manager: it must reach the other nodes by itself")
@@ -183,14 +182,20 @@ class _Node:
         except Exception as exc:  # noqa: BLE001  (the application's own code: anything may happen in it)
             raise StartError(f"{users_traceback(exc)}\nthe application's start-up failed: {one_line(exc)}") from None
         async with asyncio.TaskGroup() as group:
+            tasks = []
+            if self._company is not None:
+                tasks += [group.create_task(job) for job in self._company.jobs()]
+                await self._company.up()
             self._open_handoff(group)
             await self._door.open()
             await self._announcer.enter(State.READY)
-            tasks = [group.create_task(job) for job in self._jobs()]
+            tasks += [group.create_task(job) for job in self._jobs()]
             lifecycle.say_ready(self._options.ready_fd)
             log.info("node ready", extra=self._described())
             await stopping.wait()
             await self._drain()
+            if self._company is not None:
+                await self._company.flushed(SIGN_OFF_S)
             for task in tasks:
                 task.cancel()
             if self._adoption is not None:
@@ -209,8 +214,6 @@ class _Node:
         ]
         if self._news is not None:
             jobs.append(self._news.run())
-        if self.fanout is not None:
-            jobs.append(self.fanout.run())
         return jobs
 
     async def _drain(self) -> None:

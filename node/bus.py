@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 from cluster.channels import Channel, Channels
 from cluster.redis_address import Topology, parse
+from node.fate import Fate
 from node.lag import Histogram
 from node.lane import BusLimits, Health, Lane
-from node.publisher import Fate
 from node.redis_servers import servers_of
 
 __all__ = ["Bus", "BusFigures", "BusLimits", "Fate", "Health", "channels_of"]
@@ -98,11 +98,20 @@ class Bus:
         """Send to whoever subscribed to `channel`.  Nothing is awaited: what a handler publishes stays in order."""
         return self._publish[channel.partition](channel.name, payload)
 
-    async def room(self) -> None:
-        """Return when there is not too much on its way: await it now and then when you publish in a loop."""
+    async def room(self, bytes_: int = MUCH_BYTES) -> None:
+        """Return when not more than so many bytes are on their way to each server, or it is away."""
         for lane in self.lanes:
-            if lane.outbox.size > MUCH_BYTES:
-                await lane.publisher.room(MUCH_BYTES)
+            if lane.outbox.size > bytes_:
+                await lane.publisher.room(bytes_)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether so much is on its way that whoever emits should await `room`."""
+        return any(lane.outbox.size > MUCH_BYTES for lane in self.lanes)
+
+    def want(self, channel: Channel) -> None:
+        """As `subscribe`, without waiting."""
+        self.lanes[channel.partition].subscriber.want(channel.name)
 
     async def subscribe(self, channel: Channel) -> bool:
         """Return True when the subscription holds, or False if Redis is away: then it will hold when it is back."""
@@ -121,6 +130,11 @@ class Bus:
     def reason(self) -> str:
         """Why it is not well, or empty."""
         return next((lane.reason for lane in self.lanes if lane.health is not Health.OK), "")
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What Redis has not confirmed."""
+        return sum(lane.outbox.size for lane in self.lanes)
 
     @property
     def dropped(self) -> int:

@@ -17,6 +17,7 @@ from socketio.async_pubsub_manager import AsyncPubSubManager
 
 from cluster.errors import UsageError
 from node.answers import Reply, Waiting
+from node.fate import Fate
 from node.message import Message
 from node.peer import Held, Peer
 from node.rooms import Client, Directory, Room, Rooms, State
@@ -79,14 +80,15 @@ class ClientManager(AsyncManager):  # type: ignore[misc]
         volatile: bool = False,
         except_rooms: Rooms | None = None,
         **_: Any,
-    ) -> None:
-        """Send an event to the clients on this node."""
+    ) -> Fate:
+        """Send an event to the clients on this node; there are no others."""
         found = self.directory.recipients(namespace, room if to is None else to, skip_sid, except_rooms)
         if not found:
-            return
+            return Fate.LOCAL
         self._burst += self.deliver(found, event, data, callback, volatile=volatile)
         if self._burst > BURST_BYTES:
             await self.breathe(found[0].sid if len(found) == 1 else None, namespace)
+        return Fate.LOCAL
 
     def deliver(
         self,

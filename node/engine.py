@@ -11,14 +11,16 @@ import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import web
 
 from cluster.closing import CloseCode
+from cluster.errors import UsageError
 from cluster.tag import new_sid
 from node import session as reasons
 from node.channel import ChannelLimits
+from node.handler import Handler
 from node.intake import Intake
 from node.message import Message
 from node.options import EngineOptions
@@ -31,28 +33,11 @@ log = logging.getLogger(__name__)
 CLOSE_WAIT_S = 2.0
 """How long a client may take to fetch what is queued for it, or to answer a close frame."""
 
+MESSAGE = 4
+"""Type of a packet with a message (Engine.IO protocol 4, "Protocol")."""
+
 COARSEST_TICK_S, FINEST_TICK_S, TICKS = 0.5, 0.01, 16
 """The wheel turns TICKS times in a ping interval or time-out, within these bounds."""
-
-
-class Handler(Protocol):
-    """Who gets what happens to sessions.  All of it is synchronous, and none of it may raise."""
-
-    def opened(self, session: Session) -> None: ...
-
-    def received(self, session: Session, data: str | bytes) -> None: ...
-
-    def ended(self, session: Session, reason: str) -> None:
-        """Called once for each session that was opened or adopted, unless it moves to another process."""
-
-    def taken(self, session: Session) -> Any:
-        """A session moves to another process: return what `given` needs there, as plain data.
-
-        May raise NotPortable (node/migration.py); then nothing has changed.
-        """
-
-    def given(self, session: Session, state: Any) -> None:
-        """Go on with a session that comes from another process, or stays here after all."""
 
 
 class Engine:
@@ -76,6 +61,9 @@ class Engine:
         TRANSPORT_ERROR = reasons.TRANSPORT_ERROR
 
     async_mode = "aiohttp"
+
+    def is_asyncio_based(self) -> bool:
+        return True
 
     def __init__(self, **options: Any) -> None:
         given = EngineOptions.of(options)
@@ -247,6 +235,12 @@ class Engine:
             session.send(Message(None, (bytes(data),)))
         else:
             session.send(Message((data if isinstance(data, str) else self.json.dumps(data)).encode()))
+
+    async def send_packet(self, sid: str, pkt: Any) -> None:
+        """Send a message that comes as an `engineio.packet.Packet`.  Raises UsageError for other kinds of packets."""
+        if pkt.packet_type != MESSAGE:
+            raise UsageError(f"send_packet: packets of type {pkt.packet_type} are sent by the engine alone")
+        await self.send(sid, pkt.data)
 
     def _session(self, sid: str) -> Session:
         try:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from cluster.channels import Channels
+from node.fate import Fate
 from node.lag import Histogram
 from node.outbox import Outbox
-from node.publisher import Fate, Publisher
+from node.publisher import Publisher
 from node.redis_servers import Servers
 from node.redis_socket import RedisLost, RedisSocket
 from node.subscriber import Subscriber

@@ -6,9 +6,7 @@ Engine.IO protocol 4, "HTTP long-polling".
 from __future__ import annotations
 
 import asyncio
-import binascii
 import logging
-from base64 import b64decode
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import StreamReader, web
 
 from node.message import SEPARATOR, Message
+from node.payload import NotAPayload, packets_in
 from node.refusal import BAD_REQUEST, TOO_LARGE, UNKNOWN_SID, Refusal
 from node.session import (
     CLIENT_DISCONNECT,
@@ -37,17 +36,8 @@ log = logging.getLogger(__name__)
 MOST_POLLED = 16
 """Packets in one answer to a poll: python-engineio's client gives up on more (`Payload.max_decode_packets`)."""
 
-MOST_POSTED = 1000
-"""Packets in one request of a client: the JavaScript client puts everything that it has to say into one."""
-
 PACKET_BYTES = 200
 """What a packet that waits takes beside its data."""
-
-_KINDS = frozenset("0123456")
-
-
-class NotAPayload(ValueError):
-    """What a client posted is not Engine.IO."""
 
 
 class Polling:
@@ -199,9 +189,14 @@ class Polling:
             refusal: Refusal | None = BAD_REQUEST  # The order of its packets is lost.
         else:
             self.is_posting = True
+            engine = session.engine
             try:
-                body = await _read(request.content, session.engine.max_http_buffer_size + 1)
+                # As long as a client may be silent.
+                async with asyncio.timeout(engine.ping_interval + engine.ping_timeout):
+                    body = await _read(request.content, engine.max_http_buffer_size + 1)
                 refusal = self._take_in(body)
+            except TimeoutError:
+                refusal = BAD_REQUEST
             finally:
                 self.is_posting = False
         if refusal is not None:
@@ -252,28 +247,6 @@ class Polling:
     def _stop_probe(self) -> None:
         if self.probe is not None:
             self.probe.give_up("the session has ended")
-
-
-def packets_in(body: bytes) -> list[str | bytes]:
-    """Return the packets of a payload; messages that are binary as bytes.  Raises NotAPayload."""
-    try:
-        packets = body.decode().split("\x1e")
-    except UnicodeDecodeError as exc:
-        raise NotAPayload(f"not UTF-8: {exc.reason}") from None
-    if len(packets) > MOST_POSTED:
-        raise NotAPayload(f"{len(packets)} packets, more than {MOST_POSTED}")
-    return [_packet_of(each) for each in packets]
-
-
-def _packet_of(text: str) -> str | bytes:
-    if text[:1] in _KINDS:
-        return text
-    if text[:1] != "b":
-        raise NotAPayload(f"no type of packet: {text[:1]!r}")
-    try:
-        return b64decode(text[1:], validate=True)
-    except (binascii.Error, ValueError) as exc:
-        raise NotAPayload(f"not base64: {exc}") from None
 
 
 def _parted(message: Message | Control, most: int) -> tuple[Message, Message]:

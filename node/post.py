@@ -9,7 +9,8 @@ from time import time
 from typing import Any
 
 from cluster.channels import Channel, Channels
-from node.bus import Bus, BusLimits, Fate
+from node.bus import Bus, BusLimits
+from node.fate import Fate
 from node.lag import Histogram
 from node.wire import BadWire, Content, Emit, Envelope, decode, encode, is_from
 

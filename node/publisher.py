@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterator
-from enum import Enum
 from typing import Any
 
 import hiredis
 
 from cluster.backoff import full_jitter
+from node.fate import Fate
 from node.outbox import Outbox
 from node.redis_socket import ANSWER_S, RedisLost, RedisSocket
 
@@ -24,17 +24,6 @@ SLOW_ANSWER_S = 0.2
 
 ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "UNBLOCKED")
 """Errors that say that this server cannot now, not that it never will."""
-
-
-class Fate(Enum):
-    """What became of a message that was published."""
-
-    SENT = "sent"
-    """It goes to Redis with this turn of the event loop."""
-    WAITING = "waiting"
-    """Redis is away: it is in the outbox, and goes out in its turn."""
-    DROPPED = "dropped"
-    """The outbox is full: other nodes will not get it."""
 
 
 class Publisher:

@@ -82,16 +82,29 @@ class Space:
         return () if client is None else (client,)
 
 
+class Watcher(Protocol):
+    """Told which rooms have members on this node.  None is the namespace itself: everybody."""
+
+    def opened(self, namespace: str, room: Room | None) -> None:
+        """The first member is about to enter."""
+
+    def closed(self, namespace: str, room: Room | None) -> None:
+        """The last has left."""
+
+
 class Directory:
     """All namespaces that have clients."""
 
     def __init__(self) -> None:
         self.spaces: dict[str, Space] = {}
+        self.watcher: Watcher | None = None
 
     def add(self, session: Sink, sid: str, namespace: str) -> Client:
         """Register a client, still CONNECTING."""
         space = self.spaces.get(namespace)
         if space is None:
+            if self.watcher is not None:
+                self.watcher.opened(namespace, None)
             space = self.spaces[namespace] = Space(namespace)
         client = space.clients[sid] = Client(session, sid, space)
         return client
@@ -114,6 +127,8 @@ class Directory:
         space = client.space
         if space.clients.pop(client.sid, None) is not None and not space.clients:
             del self.spaces[space.name]
+            if self.watcher is not None:
+                self.watcher.closed(space.name, None)
 
     def enter(self, client: Client, room: Room) -> None:
         """Raises ValueError if `room` is another client's own."""
@@ -122,10 +137,15 @@ class Directory:
         space = client.space
         if isinstance(room, str) and room in space.clients:
             raise ValueError("cannot enter a sid room")
+        members = space.rooms.get(room)
+        if members is None:
+            if self.watcher is not None:
+                self.watcher.opened(space.name, room)
+            members = space.rooms[room] = {}
+        members[client] = None
         if client.rooms is None:
             client.rooms = set()
         client.rooms.add(room)
-        space.rooms.setdefault(room, {})[client] = None
 
     def leave(self, client: Client, room: Room) -> None:
         if client.rooms is None or room not in client.rooms:
@@ -137,6 +157,8 @@ class Directory:
         del members[client]
         if not members:
             del client.space.rooms[room]
+            if self.watcher is not None:
+                self.watcher.closed(client.namespace, room)
 
     def close(self, room: Room, namespace: str) -> None:
         """Let everybody leave `room`.  Raises ValueError if it is a client's own."""
@@ -182,3 +204,11 @@ def rooms_in(rooms: Rooms | None) -> Collection[Room]:
     if isinstance(rooms, str | bytes) or not isinstance(rooms, Collection):
         return (rooms,)
     return rooms
+
+
+def target_of(to: Rooms | None, room: Rooms | None) -> Rooms | None:
+    """Return where an event goes, None being everybody: python-socketio takes "" for that.  [] is nobody."""
+    for rooms in (to, room):
+        if rooms is not None and rooms != "":
+            return rooms
+    return None

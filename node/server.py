@@ -26,11 +26,13 @@ from node.dispatch import Dispatcher
 from node.engine import Engine
 from node.environ import Environ
 from node.environs import Environs
+from node.fate import Fate
 from node.formats import codec_for
+from node.loggers import logger_for
 from node.observer import Observer
 from node.place import EngineLimits, NodeInfo, NotInANode
 from node.presence import Presence
-from node.rooms import Rooms
+from node.rooms import Rooms, target_of
 from node.routes import Routes
 from node.session import SERVER_DISCONNECT, Session
 from node.state import State
@@ -87,9 +89,9 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         self.web = web.Application()
         self.codec = codec_for(options.get("serializer", "default"), options.get("json"))
         options.setdefault("engineio_logger", logger)
-        options["engineio_logger"] = _logger("engineio.server", options["engineio_logger"])
+        options["engineio_logger"] = logger_for("engineio.server", options["engineio_logger"])
         manager = ClientManager() if client_manager is None else with_our_rooms(client_manager)
-        super().__init__(client_manager=manager, logger=_logger("socketio.server", logger), **options)
+        super().__init__(client_manager=manager, logger=logger_for("socketio.server", logger), **options)
         self.is_chatty = self.logger.isEnabledFor(logging.INFO)
         self.environ = Environs(self.eio)
         self._routes = Routes(self.handlers, self.namespace_handlers)
@@ -241,11 +243,14 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         *,
         volatile: bool = False,
         except_rooms: Rooms | None = None,
-    ) -> None:
+    ) -> Fate:
         """Emit an event, as python-socketio's `emit` does.
 
         Clients in a room of `except_rooms` do not get it.  With `volatile` neither does a client that reads so slowly
         that too much waits for it already; without, such a client is disconnected.
+
+        Returns what became of it on the way to other nodes: `(await sio.emit(…)).delivered_to_bus` is False while Redis
+        is away.
 
         Raises what the serializer raises for data that it cannot hold: TypeError, for JSON.
         """
@@ -256,8 +261,8 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
             if is_time is not None:
                 if is_time:
                     await self.manager.breathe(to, namespace or MAIN)
-                return
-        target = _target(to, room)
+                return Fate.LOCAL
+        target = target_of(to, room)
         if self.is_chatty:
             self.logger.info('emitting event "%s" to %s [%s]', event, target or "all", namespace or MAIN)
         options: dict[str, Any] = {}
@@ -265,7 +270,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
             given = {"volatile": volatile, "except_rooms": except_rooms}
             options = {name: value for name, value in given.items() if value}
             self._check_emit_takes(options)
-        await self.manager.emit(
+        fate = await self.manager.emit(
             event,
             data,
             namespace or MAIN,
@@ -275,6 +280,8 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
             ignore_queue=ignore_queue,
             **options,
         )
+        # A user's own client manager does not tell.
+        return fate if fate.__class__ is Fate else Fate.LOCAL
 
     def _check_emit_takes(self, options: dict[str, Any]) -> None:
         """Raises UsageError if the user's client manager does not know them: it would leave them out in silence."""
@@ -381,22 +388,3 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
 
     def _engineio_server_class(self) -> type[Engine]:
         return Engine
-
-
-def _target(to: Rooms | None, room: Rooms | None) -> Rooms | None:
-    """Return where an event goes, None being everybody: python-socketio takes "" for that.  [] is nobody."""
-    for rooms in (to, room):
-        if rooms is not None and rooms != "":
-            return rooms
-    return None
-
-
-def _logger(name: str, given: Any) -> Any:
-    """Return the logger for python-socketio: left alone it would add a handler of its own beside ours."""
-    if not isinstance(given, bool):
-        return given
-    logger = logging.getLogger(name)
-    if logger.level == logging.NOTSET:
-        # At INFO it writes a line for each packet.
-        logger.setLevel(logging.INFO if given else logging.WARNING)
-    return logger

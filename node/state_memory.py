@@ -8,9 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from node.state import State
 from node.state_values import MOST_FIELDS, BadState, Kind, WrongKind, head_of
-from node.watches import Watches
 
 _INTEGER = re.compile(rb"-?\d{1,19}")
 
@@ -146,9 +144,3 @@ def _counted(key: str, before: bytes | None, by: int) -> int:
     if not -(2**63) <= count < 2**63:
         raise WrongKind(f"{key!r} would not fit into 64 bits")
     return count
-
-
-def state_in_memory() -> State:
-    """Return the state of a node without Redis."""
-    watches = Watches()
-    return State(MemoryStore(watches.tell), watches)

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any
 
 import redis.asyncio as redis
@@ -14,9 +15,10 @@ from redis.asyncio.client import PubSub
 
 from cluster.backoff import full_jitter
 from cluster.keys import Keys
-from cluster.redis_link import REDIS_AWAY, reason_of
+from cluster.redis_link import REDIS_AWAY, connection, reason_of
 from node.listening import lively
 from node.state import State
+from node.state_memory import MemoryStore
 from node.state_redis import RedisStore
 from node.state_values import StateAway
 from node.watches import Topic, Watches
@@ -157,9 +159,13 @@ def _text(raw: bytes | str) -> str:
     return raw.decode(errors="replace") if isinstance(raw, bytes) else raw
 
 
-def state_in_redis(link: redis.Redis, connect: Connect, keys: Keys) -> tuple[State, StateNews]:
-    """Return the state that is kept through `link`, and what must run so that its watches hear of changes."""
+def shared_state(link: redis.Redis | None, url: str, keys: Keys) -> tuple[State, StateNews | None]:
+    """Return the state of a node, and what must run so that its watches hear of changes.
+
+    It is kept through `link`, whose Redis is at `url`, or in memory without one.
+    """
     watches = Watches()
-    news = StateNews(connect, keys, watches)
-    watches.source = news
+    if link is None:
+        return State(MemoryStore(watches.tell), watches), None
+    watches.source = news = StateNews(partial(connection, url, blocking=True), keys, watches)
     return State(RedisStore(link, keys), watches), news

@@ -84,20 +84,27 @@ class Subscriber:
     def subscriptions(self) -> int:
         return sum(wish.wanted for wish in self._wishes.values())
 
+    def want(self, channel: bytes) -> None:
+        """Subscribe to `channel`, and do not wait for it."""
+        self._wish(channel)
+
     async def subscribe(self, channel: bytes) -> bool:
         """Return when the subscription holds: True; or False if Redis is away: then it will hold when Redis is back."""
+        wish = self._wish(channel)
+        if wish.holds or self._link is None:
+            return wish.holds
+        waiter: asyncio.Future[bool] = self._loop.create_future()
+        wish.waiters.append(waiter)
+        return await waiter
+
+    def _wish(self, channel: bytes) -> _Wish:
         wish = self._wishes.get(channel)
         if wish is None:
             wish = self._wishes[channel] = _Wish()
         wish.wanted = True
-        if wish.holds:
-            return True
-        self._mark(channel)
-        if self._link is None:
-            return False
-        waiter: asyncio.Future[bool] = self._loop.create_future()
-        wish.waiters.append(waiter)
-        return await waiter
+        if not wish.holds:
+            self._mark(channel)
+        return wish
 
     def unsubscribe(self, channel: bytes) -> None:
         """Hear `channel` no more; a few messages may still come."""

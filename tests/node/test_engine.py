@@ -362,6 +362,23 @@ def test_flush_waits_until_everything_has_left() -> None:
     asyncio.run(main())
 
 
+def test_a_body_that_does_not_end_is_not_waited_for_without_limit() -> None:
+    """Not longer than a client may be silent; its session ends."""
+
+    async def main() -> None:
+        heard = Heard()
+        async with serving(heard, ping_interval=0.05, ping_timeout=0.05) as (_, url), aiohttp.ClientSession() as http:
+            target = (await polled_session(http, url)).removeprefix(url)
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+            writer.write(f"POST {target} HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n4x".encode())
+            async with asyncio.timeout(5):
+                assert b" 400 " in await reader.readline()
+            assert (len(heard.reasons), heard.messages) == (1, [])
+            writer.close()
+
+    asyncio.run(main())
+
+
 def test_a_leaving_engine_refuses_new_sessions_and_serves_those_it_has() -> None:
     """503 with Retry-After, whichever transport; then 1001."""
 

@@ -137,7 +137,11 @@ def test_with_a_secret_it_serves_before_redis_is_there(tmp_path: Path, valkey: V
             async with connection(valkey.url) as link:
                 [record] = await eventually(Registry(link, Keys("flotilla")).members)
                 assert record.port == node.port
-                assert (await node.healthz())["status"] == "ok"
+
+                async def is_well() -> bool:
+                    return bool((await node.healthz())["status"] == "ok")
+
+                await eventually(is_well)
 
     asyncio.run(main())
 

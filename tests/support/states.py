@@ -5,26 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 
 from cluster.keys import Keys
 from cluster.redis_link import connection
 from node.state import State
-from node.state_memory import state_in_memory
-from node.state_news import state_in_redis
+from node.state_news import shared_state
 
 KEYS = Keys("test")
 
 
 @asynccontextmanager
 async def in_memory() -> AsyncIterator[State]:
-    yield state_in_memory()
+    yield shared_state(None, "none", KEYS)[0]
 
 
 @asynccontextmanager
 async def in_redis(url: str) -> AsyncIterator[State]:
     async with connection(url) as link:
-        state, news = state_in_redis(link, partial(connection, url, blocking=True), KEYS)
+        state, news = shared_state(link, url, KEYS)
+        assert news is not None
         task = asyncio.ensure_future(news.run())
         try:
             yield state
