@@ -17,6 +17,7 @@ from socketio.async_pubsub_manager import AsyncPubSubManager
 
 from cluster.errors import UsageError
 from node.answers import Reply, Waiting
+from node.broadcast import broadcast
 from node.fate import Fate
 from node.message import Message
 from node.peer import Held, Peer
@@ -106,13 +107,15 @@ class ClientManager(AsyncManager):  # type: ignore[misc]
         content = [event, *arguments_of(data)]
         codec = self.server.codec
         message: Message | None = None
-        for client in clients:
-            if callback is not None:
-                id_ = self._generate_ack_id(client.sid, callback)
-                message = codec.event(client.space.name, content, id_)
-            elif message is None:
-                message = codec.event(client.space.name, content)
-            client.session.send(message, volatile=volatile)
+        if callback is None:
+            for first in clients:
+                message = codec.event(first.space.name, content)
+                self.server.eio.messages_out += broadcast(clients, message, volatile=volatile)
+                break
+        else:
+            for client in clients:
+                message = codec.event(client.space.name, content, self._generate_ack_id(client.sid, callback))
+                client.session.send(message, volatile=volatile)
         if self.server.observer is not None:
             for client in clients:
                 self.server.observer.sent(client, content)
