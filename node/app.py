@@ -39,6 +39,7 @@ from node.presence import Presence
 from node.roster import Seat
 from node.server import EngineLimits, NodeInfo, Server
 from node.shortcut import Shortcut
+from node.state_news import shared_state
 from node.vitals import LagMeter, Sampler
 
 log = logging.getLogger(__name__)
@@ -140,6 +141,7 @@ class _Node:
             trust_s=nodes.lease_s,
             grace_s=nodes.presence_grace_s,
         )
+        self._state, self._news = shared_state(link, self._config.redis, self.keys)
         self._lag = LagMeter()
         self._announcer = Announcer(
             registry,
@@ -166,7 +168,8 @@ class _Node:
             nodes.ordered,
         )
         company = self._company
-        self._sio.bind(self._info, tag, self._presence, limits, None if company is None else company.fanout)
+        fanout = None if company is None else company.fanout
+        self._sio.bind(self._info, tag, self._presence, self._state, limits, fanout)
         add_healthz(self._sio, self._announcer, None if company is None else company.bus)
         self._sio.web.on_response_prepare.append(finish_adopted)
         if self._link is not None and self._sio.brings_manager:
@@ -201,7 +204,7 @@ class _Node:
         await self._sign_off()
 
     def _jobs(self) -> list[Coroutine[Any, Any, None]]:
-        return [
+        jobs = [
             self._lag.run(),
             self._announcer.run(),
             self._presence.run(),
@@ -209,6 +212,9 @@ class _Node:
                 self._link, self.keys, self._measuring(self._lag.sampler()), self._config.nodes.metrics_interval_s
             ),
         ]
+        if self._news is not None:
+            jobs.append(self._news.run())
+        return jobs
 
     async def _drain(self) -> None:
         """Send the clients elsewhere: the balancer knows first, running handlers end, then the clients are told."""

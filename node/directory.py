@@ -19,12 +19,12 @@ from typing import Any
 
 import orjson
 import redis.asyncio as redis
-from redis.asyncio.client import PubSub
 
 from cluster.backoff import full_jitter
 from cluster.keys import Keys
 from cluster.redis_link import REDIS_AWAY, reason_of
 from cluster.registry import Registry
+from node.listening import lively
 from node.parts import NOWHERE, BadEntry, Delta, Position, entry_of
 from node.roster import Device, Seat
 
@@ -38,9 +38,6 @@ SCAN_COUNT = 250
 
 PART_TTL_S = 300.0
 """A part whose node and neighbours are all gone outlives them for so long.  Its node renews it with each look."""
-
-QUIET_S = 5.0
-"""A subscription that is silent for so long is asked for a sign of life, and given up after as long again."""
 
 RETRY_FIRST_S = 0.1
 RETRY_MOST_S = 1.0
@@ -241,7 +238,7 @@ class RedisDirectory:
                 async with self._registry.changes() as subscription:
                     await subscription.subscribe(self._keys.users_changed)
                     stir()
-                    async for message in _lively(subscription):
+                    async for message in lively(subscription):
                         delays = full_jitter(RETRY_FIRST_S, RETRY_MOST_S)
                         self._pass_on(message, heard, stir)
             except REDIS_AWAY as exc:
@@ -270,24 +267,6 @@ class RedisDirectory:
 
     async def _eval(self, script: str, keys: tuple[str, ...], *arguments: Any) -> Any:
         return await self._link.eval(script, len(keys), *keys, *arguments)
-
-
-async def _lively(subscription: PubSub) -> AsyncIterator[dict[str, Any]]:
-    """Yield whatever comes.  Raises TimeoutError when the other end gives no sign of life."""
-    loop = asyncio.get_running_loop()
-    heard_at, asked = loop.time(), False
-    while True:
-        # None is also what it returns for the answer to SUBSCRIBE.
-        message = await subscription.get_message(timeout=QUIET_S)
-        now = loop.time()
-        if message is not None:
-            heard_at, asked = now, False
-            yield message
-        elif now - heard_at >= 2 * QUIET_S:
-            raise TimeoutError(f"no sign of life from Redis in {2 * QUIET_S:g} s")
-        elif now - heard_at >= QUIET_S and not asked:
-            asked = True
-            await subscription.ping()
 
 
 def _pieces(devices: Sequence[Device]) -> Iterator[Sequence[Device]]:

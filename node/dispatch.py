@@ -98,12 +98,16 @@ class Dispatcher:
 
     def taken(self, session: Session) -> dict[str, Any]:
         state = belongings.taken(session, self._manager)
+        for client in state["clients"]:
+            client["user"] = self._server.take_user(client["sid"])
         self.patience.end(session)
         return state
 
     def given(self, session: Session, state: dict[str, Any]) -> None:
         self._server.start_manager()
         belongings.given(session, state, self._manager, self._codec)
+        for client in state["clients"]:
+            self._server.give_user(client["sid"], client["user"])
         self.watch(session.client)
 
     # Packets
@@ -199,6 +203,7 @@ class Dispatcher:
                 await route.call(client.sid, reason)
             except Exception:
                 log.exception(HANDLER_FAILED, extra=_facts(client, "disconnect"))
+        self._server.take_user(client.sid)
 
     # Events
 

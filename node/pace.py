@@ -11,7 +11,7 @@ REST = 4
 together, and a crowd that arrives cannot take more than a part of the node's time."""
 
 
-async def rest(began: float) -> None:
-    """Rest after work that began at that time of the running loop's clock."""
+async def rest(began: float, spacing_s: float = SPACING_S) -> None:
+    """Rest after work that began at that time of the running loop's clock; at least `spacing_s`."""
     worked_s = asyncio.get_running_loop().time() - began
-    await asyncio.sleep(min(MOST_SPACING_S, max(SPACING_S, REST * worked_s)))
+    await asyncio.sleep(min(MOST_SPACING_S, max(spacing_s, REST * worked_s)))

@@ -21,8 +21,8 @@ import orjson
 
 from cluster.redis_link import REDIS_AWAY, reason_of
 from node.own_part import OwnPart, Target
-from node.pace import rest
-from node.parts import Delta
+from node.pace import SPACING_S, rest
+from node.parts import Delta, device_from, entry_of
 from node.replicas import Replicas, Source
 from node.roster import Attendance, Change, Device, Roster, Seat
 
@@ -111,13 +111,7 @@ class Presence:
             if before.user_id == user_id:
                 since = before.since
             self._forget(before)
-        device = Device(sid, user_id, self._seat, since, kept)
-        self._attendance.add(device)
-        self._counts[user_id] += 1
-        if self._part is None:
-            self._devices[sid] = device
-        else:
-            self._part.put(device)
+        self._add(Device(sid, user_id, self._seat, since, kept))
         return Written(self)
 
     def leave(self, sid: str) -> Written:
@@ -130,6 +124,28 @@ class Presence:
             else:
                 self._part.drop(sid)
         return Written(self)
+
+    def take(self, sid: str) -> Any:
+        """As `leave`; return what `give` needs to let the client go on elsewhere, as plain data, or None."""
+        device = self._devices.get(sid)
+        if device is None:
+            return None
+        self.leave(sid)
+        return entry_of(device)
+
+    def give(self, sid: str, taken: Any) -> None:
+        """The client `sid` came here from another process, with what `take` returned there."""
+        device = device_from(sid, taken, self._seat)
+        self.leave(sid)
+        self._add(device)
+
+    def _add(self, device: Device) -> None:
+        self._attendance.add(device)
+        self._counts[device.user_id] += 1
+        if self._part is None:
+            self._devices[device.sid] = device
+        else:
+            self._part.put(device)
 
     def _forget(self, device: Device) -> None:
         self._attendance.remove(device)
@@ -238,7 +254,8 @@ class Presence:
             if change is not None:
                 for listener in self._listeners:
                     await _tell(listener, change)
-            await rest(began)
+            # What is left over waits for nothing that could come with it.
+            await rest(began, 0 if self._attendance.is_due(loop.time()) else SPACING_S)
 
     async def _news(self) -> None:
         """Wait until there is something to tell."""

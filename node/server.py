@@ -35,6 +35,7 @@ from node.presence import Presence
 from node.rooms import Rooms, target_of
 from node.routes import Routes
 from node.session import SERVER_DISCONNECT, Session
+from node.state import State
 
 __all__ = ["EngineLimits", "NodeInfo", "NotInANode", "Server"]
 
@@ -58,7 +59,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
     `web` is the aiohttp application that serves beside it: add routes, middlewares and start-up signals to it.  An
     application that you `attach` to takes its place.
 
-    Without `python -m node` it behaves like a `socketio.AsyncServer`, and `node` and `presence` raise NotInANode.
+    Without `python -m node` it behaves like a `socketio.AsyncServer`; `node`, `presence` and `state` raise NotInANode.
     """
 
     eio: Engine
@@ -84,6 +85,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
         self._attached = False
         self._node: NodeInfo | None = None
         self._presence: Presence | None = None
+        self._state: State | None = None
         self.web = web.Application()
         self.codec = codec_for(options.get("serializer", "default"), options.get("json"))
         options.setdefault("engineio_logger", logger)
@@ -122,12 +124,36 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
             raise NotInANode("sio.presence: this server does not run in a node; start it with `python -m node`")
         return self._presence
 
-    def bind(self, node: NodeInfo, tag: str, presence: Presence, limits: EngineLimits, manager: Any) -> None:
+    @property
+    def state(self) -> State:
+        """State that all nodes share.  Raises NotInANode outside `python -m node`."""
+        if self._state is None:
+            raise NotInANode("sio.state: this server does not run in a node; start it with `python -m node`")
+        return self._state
+
+    def take_user(self, sid: str) -> Any:
+        """A client is gone, or moves to another process: its user leaves with it.  Internal: return what goes along."""
+        return None if self._presence is None else self._presence.take(sid)
+
+    def give_user(self, sid: str, taken: Any) -> None:
+        """Let a client that moved here be who it was.  Internal."""
+        if self._presence is not None and taken is not None:
+            self._presence.give(sid, taken)
+
+    def bind(
+        self,
+        node: NodeInfo,
+        tag: str,
+        presence: Presence,
+        state: State,
+        limits: EngineLimits,
+        manager: Any,
+    ) -> None:
         """Make this server a member of a cluster.  Internal: `python -m node` calls it once, before it listens.
 
         `manager` is the client manager that reaches the other nodes, or None if there are none.
         """
-        self._node, self._presence, self.eio.tag = node, presence, tag
+        self._node, self._presence, self._state, self.eio.tag = node, presence, state, tag
         if "ping_interval" not in self._given:
             self.eio.ping_interval, self.eio.ping_interval_grace_period = limits.ping_interval, 0
         for option in ("ping_timeout", "max_http_buffer_size", "slow_consumer_bytes", "compression"):

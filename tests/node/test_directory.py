@@ -14,6 +14,7 @@ from cluster.member import NodeRecord
 from cluster.redis_link import REDIS_AWAY, connection
 from cluster.registry import Registry
 from node import directory as directory_module
+from node import listening
 from node.directory import AT_ONCE, RedisDirectory
 from node.parts import Delta, Position
 from node.roster import Device, Seat
@@ -216,7 +217,7 @@ async def _rewrites(directory: RedisDirectory) -> bool:
 
 def test_a_subscription_without_a_sign_of_life_is_given_up(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection to a host that vanished looks like a quiet one."""
-    monkeypatch.setattr(directory_module, "QUIET_S", 0.1)
+    monkeypatch.setattr(listening, "QUIET_S", 0.1)
 
     async def main() -> None:
         async with directory_of(valkey.url, seat_of("n1")) as (one, link):

@@ -10,6 +10,7 @@ import redis.asyncio as redis
 
 from cluster.redis_link import connection
 from node import presence as presence_module
+from node.directory import RedisDirectory
 from tests.support.seats import KEYS, sharing
 from tests.support.valkey import Valkey
 from tests.support.waiting import eventually
@@ -137,5 +138,51 @@ def test_a_directory_that_does_not_answer_is_waited_for_with_a_limit(
                 chair.presence.join("s1", "ann")
                 async with asyncio.timeout(1):
                     await chair.presence.synced()
+
+    asyncio.run(main())
+
+
+def test_what_was_lost_on_the_way_is_found_and_only_that_part_is_read(valkey: Valkey) -> None:
+    """One change of n2 is not heard; nothing comes after it, and still n1 finds out with its next look."""
+
+    async def main() -> None:
+        async with (
+            sharing(valkey.url, "n1", 3001) as one,
+            sharing(valkey.url, "n2", 3002) as two,
+            sharing(valkey.url, "n3", 3003) as three,
+        ):
+            await three.presence.join("s3", "cid")
+            await two.presence.join("s2", "bob")
+            await eventually(lambda: one.sees("bob", "cid"))
+            replicas, directory = one.presence._replicas, one.presence._directory
+            assert replicas is not None
+            assert isinstance(directory, RedisDirectory)
+            before, pass_on = replicas.readings, directory._pass_on
+            directory._pass_on = lambda *_: None  # type: ignore[method-assign]
+            await two.presence.join("s4", "dan")
+            await eventually(lambda: one.sees("bob", "cid", "dan"))
+            assert replicas.readings == before + 1
+            await two.presence.join("s5", "eve")
+            directory._pass_on = pass_on  # type: ignore[method-assign]
+            two.presence.leave("s5")
+            await two.presence.leave("s4")
+            await eventually(lambda: one.sees("bob", "cid"), what="there was a gap before the last change")
+
+    asyncio.run(main())
+
+
+def test_a_subscription_that_breaks_makes_nobody_wrong(valkey: Valkey) -> None:
+    """What was published meanwhile is found when it is heard again."""
+
+    async def main() -> None:
+        async with sharing(valkey.url, "n1") as one, sharing(valkey.url, "n2") as two, connection(valkey.url) as link:
+            await two.presence.join("s2", "bob")
+            await eventually(lambda: one.sees("bob"))
+            for round_ in range(5):
+                for client in await link.client_list():
+                    if int(client["sub"]):
+                        await link.client_kill_filter(_id=client["id"])
+                await two.presence.join(f"r{round_}", f"user-{round_}")
+                await eventually(partial(one.presence.is_online, f"user-{round_}"))
 
     asyncio.run(main())
