@@ -24,6 +24,9 @@ from benchmarks.measure import ROOT, BenchmarkError
 
 START_S = 20.0
 STOP_S = 15.0
+
+ANY_PACE = 1_000_000
+"""New clients a second: not 0, so that what pacing costs is measured, and nobody waits."""
 POLL_S = 0.02
 
 
@@ -138,9 +141,15 @@ def flotilla_config(port: int, admin_port: int, backend_port: int) -> str:
             "listen": f"127.0.0.1:{port}",
             "admin": f"127.0.0.1:{admin_port}",
             "workers": 1,
+            "handshakes_per_s": ANY_PACE,
             "health": {"http_path": "/", "websocket_path": ""},
         },
-        "nodes": {"local": 0, "discover": False, "static": [f"http://127.0.0.1:{backend_port}"]},
+        "nodes": {
+            "local": 0,
+            "discover": False,
+            "static": [f"http://127.0.0.1:{backend_port}"],
+            "handshakes_per_s": ANY_PACE,
+        },
         "log": {"level": "warning"},
     }
     return json.dumps(sections, indent=2)  # JSON is YAML

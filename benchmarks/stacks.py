@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from benchmarks.echo_app import MOST_MESSAGE_BYTES, PATH
 from benchmarks.measure import BenchmarkError, family
-from benchmarks.peers import POLL_S, START_S, Peer, free_port, nginx, running
+from benchmarks.peers import ANY_PACE, POLL_S, START_S, Peer, free_port, nginx, running
 
 APP = "benchmarks.echo_app:sio"
 HANDOFF, TUNNEL = "handoff", "tunnel"
@@ -135,9 +135,11 @@ def stack_config(port: int, admin_port: int, node_port: int, path: str) -> str:
             "workers": 1,
             "handoff": "auto" if path == HANDOFF else "never",
             "drain_s": 1,
+            "handshakes_per_s": ANY_PACE,
         },
         "nodes": {
             "local": 1,
+            "handshakes_per_s": ANY_PACE,
             "first_port": node_port,
             "app": APP,
             "discover": False,

@@ -165,9 +165,12 @@ def _checked_host(value: str) -> str:
     return value
 
 
-def _checked_node_name(value: str) -> str:
-    if not re.fullmatch(rf"{SLOT.pattern}|{_HOST}{_PORT}", value):
-        raise ValueError("is neither the name of a node (n3000) nor host:port of one in nodes.static")
+def _checked_names(value: Mapping[str, float]) -> Mapping[str, float]:
+    for name in value:
+        if not re.fullmatch(rf"{SLOT.pattern}|{_HOST}{_PORT}", name):
+            raise ValueError(
+                f"has a key {name!r} that can be no node's; allowed: names of nodes (n3000), host:port of nodes.static"
+            )
     return value
 
 
@@ -180,6 +183,7 @@ def _workers(value: object, checked: ValidatorFunctionWrapHandler) -> int:
 
 
 # Nothing here is meant in microseconds; and YAML 1.1 reads 1e-05, as a small number is written, as text.
+MOST_DRAIN_S = 366 * 86400
 Seconds = Annotated[float, Field(ge=0.001, le=366 * 86400, allow_inf_nan=False)]
 SecondsOrOff = Annotated[float, Field(ge=0, le=366 * 86400, allow_inf_nan=False)]
 PerSecond = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
@@ -191,7 +195,6 @@ Workers = Annotated[
     PlainSerializer(lambda count: count or "auto"),
 ]
 Address = Annotated[Endpoint, BeforeValidator(parse_endpoint), PlainSerializer(str)]
-NodeName = Annotated[str, AfterValidator(_checked_node_name)]
 Weight = Annotated[float, Field(ge=0.01, le=1000, allow_inf_nan=False)]
 ProbePath = Annotated[str, AfterValidator(_checked_path)]
 
@@ -282,7 +285,7 @@ class Nodes(Section):
     app: Annotated[str, AfterValidator(_checked_app)] = "node.chat:sio"
     static: tuple[Annotated[str, AfterValidator(_checked_node_url)], ...] = Field(default=(), strict=False)
     discover: bool = True
-    weights: Mapping[NodeName, Weight] = Field(default={}, strict=False)
+    weights: Annotated[Mapping[str, Weight], AfterValidator(_checked_names)] = Field(default={}, strict=False)
     max_connections: Annotated[int, Field(ge=0)] = 0
     handshakes_per_s: PerSecond = 500.0
     heartbeat_s: Seconds = 1.0

@@ -40,6 +40,8 @@ _SENTENCES: dict[str, Callable[[dict[str, Any]], str]] = {
     "bool_type": lambda _: "is neither true nor false; allowed: true, false",
     "string_type": lambda _: "is not text; allowed: text (put it in quotes)",
     "tuple_type": lambda _: "is not a list; allowed: a list, for example []",
+    "mapping_type": lambda _: "is not a mapping; allowed: a mapping, for example {n3000: 2}",
+    "dict_type": lambda _: "is not a mapping; allowed: a mapping, for example {n3000: 2}",
     "model_type": lambda _: "is not a section; allowed: a mapping of keys to values",
     "greater_than": lambda facts: f"is too small; allowed: more than {_amount(facts['gt'])}",
     "greater_than_equal": lambda facts: f"is too small; allowed: {_amount(facts['ge'])} or more",

@@ -56,6 +56,16 @@ def _limits_outlast_ping(config: Config) -> Iterator[Problem]:
             )
 
 
+def _ejections_grow(config: Config) -> Iterator[Problem]:
+    health = config.lb.health
+    if health.eject_after and health.most_eject_s < health.eject_s:
+        yield Problem(
+            ("lb", "health", "most_eject_s"),
+            f"{health.most_eject_s:g} s is less than the first ejection takes; allowed: at least eject_s,"
+            f" {health.eject_s:g}",
+        )
+
+
 def _cross_site_cookie_is_secure(config: Config) -> Iterator[Problem]:
     if config.lb.cookie.same_site == "none" and not config.lb.cookie.secure:
         yield Problem(
@@ -121,6 +131,7 @@ _RULES: dict[Callable[[Config], Iterator[Problem]], tuple[str, ...]] = {
         "nodes.ping_interval_s",
         "nodes.ping_timeout_s",
     ),
+    _ejections_grow: ("lb.health.eject_s", "lb.health.most_eject_s", "lb.health.eject_after"),
     _cross_site_cookie_is_secure: ("lb.cookie.same_site", "lb.cookie.secure"),
     _proxies_that_introduce_are_named: ("lb.proxy_protocol", "lb.trusted_proxies"),
     _there_are_nodes_that_hear_each_other: ("redis", "nodes.local", "nodes.static", "nodes.discover"),

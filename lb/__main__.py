@@ -11,12 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
+from cluster.config import MOST_DRAIN_S
 from cluster.config_file import load
 from cluster.errors import StartError, UsageError
 from cluster.rundir import RunDir
 from cluster.version import version
 
-COMMANDS = ("check", "status")
+COMMANDS = ("check", "status", "drain", "undrain")
+ON_A_NODE = ("drain", "undrain")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -50,6 +52,14 @@ def _run(options: argparse.Namespace) -> int:
             from lb.status import show_status
 
             return show_status(load(options.config).config)
+        case "drain":
+            from lb.operator import drain
+
+            return drain(load(options.config).config, options.node, options.drain_s)
+        case "undrain":
+            from lb.operator import undrain
+
+            return undrain(load(options.config).config, options.node)
         case _:
             from lb.stack import main as supervise
 
@@ -67,8 +77,17 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "command",
         nargs="?",
-        metavar="{check,status}",
-        help="check: say whether the configuration can run, and run nothing; status: show the nodes of a running stack",
+        metavar="{check,status,drain,undrain}",
+        help="check: say whether the configuration can run, and run nothing; status: show the nodes of a running stack;"
+        " drain NODE: send it no new clients, and after a while send those that it has elsewhere; undrain NODE: take that"
+        " back",
+    )
+    parser.add_argument("node", nargs="?", metavar="NODE", help="the node to drain or undrain, as `status` names it")
+    parser.add_argument(
+        "--drain-s",
+        type=_seconds,
+        metavar="S",
+        help="how many seconds the clients of a node that drains may stay (default: nodes.drain_s)",
     )
     parser.add_argument(
         "--config",
@@ -82,7 +101,23 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     if options.command not in (None, *COMMANDS):
         parser.error(f"unknown command {options.command!r}; allowed: {', '.join(COMMANDS)}")
+    if options.command in ON_A_NODE and not options.node:
+        parser.error(f"{options.command} needs the name of a node")
+    if options.node and options.command not in ON_A_NODE:
+        parser.error(f"unrecognized arguments: {options.node}")
+    if options.drain_s is not None and options.command != "drain":
+        parser.error("--drain-s belongs to drain")
     return options
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MOST_DRAIN_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time; allowed: 0 to {MOST_DRAIN_S} seconds")
+    return seconds
 
 
 def _work(words: Sequence[str]) -> int:

@@ -17,15 +17,17 @@ from cluster.config import NO_REDIS, Config
 from cluster.redis_link import without_password
 from cluster.rundir import SUPERVISOR, RunDir
 from cluster.version import version
+from lb.canary import Canary
 from lb.discovery import Discovery
 from lb.exposition import CONTENT_TYPE, exposition
 from lb.gate import Gate
 from lb.history import History
+from lb.operations import Operations
 from lb.overview import history_view, overview, redis_view
 from lb.pages import HEADERS, add_pages
 from lb.pool import Pool
 from lb.reports import Reports, Stack
-from lb.views import ChildReport, children_in, health_view, nodes_view
+from lb.views import ChildReport, children_in, health_view, nodes_view, warnings
 
 _HEADERS = HEADERS | {"Cache-Control": "no-store"}
 
@@ -40,6 +42,8 @@ class Sources:
     discovery: Discovery
     run_dir: RunDir
     history: History
+    operations: Operations
+    canary: Canary
 
 
 def admin_app(sources: Sources) -> web.Application:
@@ -52,6 +56,7 @@ def admin_app(sources: Sources) -> web.Application:
     app.router.add_get("/api/nodes", admin.nodes)
     app.router.add_get("/api/overview", admin.overview)
     app.router.add_get("/api/history", admin.samples)
+    sources.operations.add_to(app)
     return app
 
 
@@ -63,25 +68,28 @@ class _Admin:
         self._discovery = sources.discovery
         self._run_dir = sources.run_dir
         self._history = sources.history
+        self._canary = sources.canary
 
     async def healthz(self, _: web.Request) -> web.Response:
-        status, body = health_view(self._pool, self._children(), self._discovery.redis)
+        status, body = health_view(self._pool, self._children(), self._discovery.redis, self._reports.stack().workers)
         return _json(body, status)
 
     async def metrics(self, _: web.Request) -> web.Response:
-        text = exposition(self._pool, self._reports.stack(), self._discovery.redis)
+        text = exposition(self._pool, self._reports.stack(), self._discovery.redis, self._canary.round_trip_s)
         return web.Response(body=text, headers=_HEADERS | {"Content-Type": CONTENT_TYPE})
 
     async def nodes(self, _: web.Request) -> web.Response:
-        return _json({"nodes": self._nodes(self._reports.stack(), self._children())})
+        stack = self._reports.stack()
+        warned = warnings(self._pool, stack.workers)
+        return _json({"nodes": self._nodes(stack, self._children()), "warnings": warned})
 
     async def overview(self, _: web.Request) -> web.Response:
         stack, children = self._reports.stack(), self._children()
         nodes = self._nodes(stack, children)
-        health = health_view(self._pool, children, self._discovery.redis)[1]
+        health = health_view(self._pool, children, self._discovery.redis, stack.workers)[1]
         url = self._config.redis
         address = "" if url == NO_REDIS else without_password(url)
-        redis = redis_view(self._discovery.redis, address, nodes, self._discovery.read_s)
+        redis = redis_view(self._discovery.redis, address, nodes, self._discovery.read_s, self._canary.round_trip_s)
         about = {"cluster": self._config.cluster, "version": version(), "at": time.time()}
         return _json(about | overview(nodes, health, redis, stack, self._history))
 

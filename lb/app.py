@@ -19,14 +19,23 @@ from cluster.host import host_id
 from cluster.member import State
 from cluster.rundir import RunDir
 from lb.admin import Sources, admin_app
+from lb.canary import Canary
 from lb.discovery import Discovery
+from lb.drains import Drains
+from lb.entrance import Entrance
+from lb.events import Events
+from lb.eviction import Eviction
 from lb.front import Front
+from lb.gate import OPEN, Gate
 from lb.health import Health
 from lb.history import History
 from lb.limits import connection_limit
 from lb.metrics import Metrics
+from lb.operations import Operations
 from lb.pool import Change, Node, Pool
 from lb.reports import Reports
+from lb.roster import worker_count
+from lb.terms import Terms
 
 log = logging.getLogger(__name__)
 
@@ -69,18 +78,38 @@ class Worker:
         listening, admin_listening = _inherited(options.listen_fd), _inherited(options.admin_fd)
         metrics = Metrics()
         handing = config.lb.handoff == "auto"
-        pool = Pool(time.monotonic, on_change=_log_change, our_host=host_id() if handing else "")
-        discovery = Discovery(pool, config, options.run_dir.path if handing else None)
-        reports = Reports(options.run_dir, options.index, metrics, pool)
+        events = Events(options.run_dir, options.index)
+
+        def changed(change: Change) -> None:
+            metrics.node_changed(change)
+            events.changed(change)
+
+        pool = Pool(
+            time.monotonic,
+            on_change=changed,
+            our_host=host_id() if handing else "",
+            terms=Terms.of(config, worker_count(config.lb)),
+            on_panic=events.panicked,
+        )
+        drains = Drains(pool, config, options.run_dir)
+        discovery = Discovery(pool, config, options.run_dir.path if handing else None, drains=drains)
+        canary = Canary(config)
+        health = Health(pool, config.lb.health, redis_works=canary.is_heard)
         most = _most_connections(config.lb.max_connections)
         front = Front(config, pool, metrics, most_connections=most)
+        eviction = Eviction(pool, front.close_some, pool.terms.share)
+        reports = Reports(options.run_dir, options.index, metrics, pool, Entrance(front, events.happened))
         history = History(pool)
-        sources = Sources(config, pool, reports, discovery, options.run_dir, history)
+        operations = Operations(pool, drains, events)
+        sources = Sources(config, pool, reports, discovery, options.run_dir, history, operations, canary)
         admin = web.AppRunner(admin_app(sources), access_log=None)
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(run())
-                for run in (discovery.run, Health(pool, config.lb.health).run, reports.run, history.run)
+                for run in (
+                    *(discovery.run, health.run, reports.run, history.run),
+                    *(drains.run, canary.run, events.run, eviction.run),
+                )
             ]
             await admin.setup()
             admin_site = web.SockSite(admin, admin_listening)
@@ -88,6 +117,11 @@ class Worker:
             await _first_picture(pool)
             front.start(listening)
             lifecycle.say_ready(options.ready_fd)
+            if options.index == 0 and Gate.of(config.lb).is_closed:
+                log.warning(
+                    "admin API and dashboard are closed: set lb.admin_token, or lb.admin to a loopback address",
+                    extra={"admin": str(config.lb.admin), "open": sorted(OPEN)},
+                )
             log.info("serving", extra={"nodes": sum(node.takes_new for node in pool), "most_connections": most})
             await stopping.wait()
             # Whoever comes next shall have both addresses while we drain.
@@ -132,10 +166,3 @@ def _inherited(fd: int) -> socket.socket:
 def _most_connections(configured: int) -> int:
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return connection_limit(configured, descriptors)
-
-
-def _log_change(change: Change) -> None:
-    log.info(
-        "node changed",
-        extra={"node": change.node, "before": change.before, "state": change.after, "reason": change.reason},
-    )

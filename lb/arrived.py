@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 
 from lb.errors import BalancerError
 from lb.route import Choice
@@ -20,3 +21,5 @@ class Arrived:
     """Why it is not let in."""
     choice: Choice | None = None
     """The node for its first request, if that was chosen already: to choose twice would take two turns."""
+    at: float = field(default_factory=time.monotonic)
+    """When it came."""

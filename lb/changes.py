@@ -9,10 +9,23 @@ from cluster.config import Config, Nodes
 FIXED = ("cluster", "redis", "secret")
 """Keys on which all processes of a cluster must agree at any moment."""
 
-_WORKERS_READ = ("local", "first_port", "host", "static", "discover", "lease_s", "heartbeat_s")
+_BALANCING = ("weights", "max_connections", "handshakes_per_s")
+
+_WORKERS_READ = (
+    "local",
+    "first_port",
+    "host",
+    "static",
+    "discover",
+    "lease_s",
+    "heartbeat_s",
+    "drain_s",
+    "close_per_s",
+    *_BALANCING,
+)
 """Keys of `nodes` that balancer workers read."""
 
-_NODES_IGNORE = ("local", "first_port", "static", "discover")
+_NODES_IGNORE = ("local", "first_port", "static", "discover", *_BALANCING)
 """Keys of `nodes` that do not concern a node that runs."""
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from cluster import descriptors, embedded
-from cluster.config import EMBEDDED, Config
+from cluster.config import EMBEDDED, Balance, Config, Stickiness
 from cluster.config_file import Loaded, load
 from cluster.errors import StartError, UsageError
 from cluster.redis_link import without_password
@@ -39,8 +39,14 @@ def summary(loaded: Loaded) -> Iterator[str]:
         "nodes": _nodes(config),
         "static": " ".join(config.nodes.static) or "none",
     }
+    if places_by_address(config) and not config.lb.trusted_proxies:
+        rows["note"] = "clients are placed by address: behind a proxy, name it in lb.trusted_proxies, or all seem one"
     for name, text in rows.items():
         yield f"  {name:10}{text}"
+
+
+def places_by_address(config: Config) -> bool:
+    return config.lb.stickiness is Stickiness.IP_HASH or config.lb.balance is Balance.IP_HASH
 
 
 def _nodes(config: Config) -> str:

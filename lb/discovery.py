@@ -21,6 +21,7 @@ from cluster.config import NO_REDIS, Config
 from cluster.keys import Keys
 from cluster.redis_link import REDIS_AWAY, connection, reason_of, without_password
 from cluster.registry import Registry
+from lb.drains import Drains
 from lb.picture import Admission, Picture, add_configured
 from lb.pool import Pool
 
@@ -45,8 +46,10 @@ class Discovery:
         config: Config,
         run_dir: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
+        drains: Drains | None = None,
     ) -> None:
         self._pool = pool
+        self._drains = drains
         self._config = config
         self._picture = Picture(pool, config.nodes.lease_s)
         self._admission = Admission(pool, discover=config.nodes.discover)
@@ -78,6 +81,8 @@ class Discovery:
                     began = self._clock()
                     records = await registry.members()
                     self.read_s = self._clock() - began
+                    if self._drains is not None:
+                        await self._drains.refresh(link)
                 except REDIS_AWAY as exc:
                     self._noticed |= noticed
                     self._went_away(exc)

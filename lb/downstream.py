@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -20,6 +21,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web import BaseRequest, RequestHandler, RequestPayloadError, StreamResponse
 from aiohttp.web import Server as AiohttpServer
 
+from lb.access import AccessLog
 from lb.arrived import Arrived
 from lb.errors import BadRequest, BalancerError, ClientTooSlow, HeadTooLarge, Overloaded, answer_to
 from lb.exchange import Sent, abort
@@ -40,6 +42,7 @@ class DownstreamLimits:
     head_timeout_s: float
     idle_timeout_s: float
     rejected: Callable[[str], None]
+    access: AccessLog
 
 
 class Downstream(RequestHandler):
@@ -47,6 +50,7 @@ class Downstream(RequestHandler):
 
     __slots__ = (
         "_admitted",
+        "_arrived_at",
         "_choice",
         "_head_began",
         "_head_timer",
@@ -74,6 +78,7 @@ class Downstream(RequestHandler):
         """The address at the other end, or the client's whom a proxy speaks for (lb/arrivals.py)."""
         self._limits = limits
         self._received = arrived.received
+        self._arrived_at = arrived.at
         self._choice = arrived.choice
         self._refusal = arrived.refusal
         self._admitted = arrived.refusal is None
@@ -92,6 +97,8 @@ class Downstream(RequestHandler):
         received, self._received = self._received, b""
         if received:
             self.data_received(received)
+        if not self._messages:
+            self._arrived_at = 0.0  # its first request is yet to come
 
     def data_received(self, data: bytes) -> None:
         if self._force_close:
@@ -114,6 +121,11 @@ class Downstream(RequestHandler):
         if self._task_handler is not None:
             self._task_handler.cancel()
         self.force_close()
+
+    def began(self) -> float:
+        """Return when the request that was just read came, in monotonic seconds: with the connection, or now.  Once."""
+        arrived_at, self._arrived_at = self._arrived_at, 0.0
+        return arrived_at or time.monotonic()
 
     def chosen(self) -> Choice | None:
         """Return the node that was chosen for the first request before it got here, once."""
@@ -197,6 +209,8 @@ class Downstream(RequestHandler):
         if isinstance(problem, BadRequest):
             log.info("bad request", extra={"conn": self.number, "reason": str(problem).splitlines()[0]})
             self._limits.rejected("bad_request")
+        if self._limits.access.is_on:
+            self._limits.access.refused(self.peer, problem.http_status, str(problem).splitlines()[0])
         if request.writer.output_size:
             self.end()  # part of an answer is out: what follows would be taken for the rest of it
         else:
@@ -210,6 +224,8 @@ class Downstream(RequestHandler):
     def _refuse(self, transport: asyncio.Transport, why: BalancerError) -> None:
         limits = self._limits
         limits.rejected("overloaded" if isinstance(why, Overloaded) else "address")
+        if limits.access.is_on:
+            limits.access.refused(self.peer, why.http_status, str(why))
         self._force_close = True  # aiohttp ignores what still arrives
         transport.write(answer_to(why, close=True))
         if limits.admission.linger():
@@ -238,7 +254,10 @@ class Downstream(RequestHandler):
                 if self.transport is not None:
                     abort(self.transport)
                 return
-            self._say(ClientTooSlow(f"no whole head within {self._limits.head_timeout_s:g} s"))
+            problem = ClientTooSlow(f"no whole head within {self._limits.head_timeout_s:g} s")
+            if self._limits.access.is_on:
+                self._limits.access.refused(self.peer, problem.http_status, str(problem))
+            self._say(problem)
         # Who said nothing is told nothing: browsers open connections in advance, and would take a 408 for the answer
         # to their next request.
         self.force_close()

@@ -13,6 +13,7 @@ from aiohttp.http import StreamWriter
 from aiohttp.streams import StreamReader
 from aiohttp.web import BaseRequest
 
+from lb.access import Asked
 from lb.affinity import Client
 from lb.headers import Headers, Via
 
@@ -26,6 +27,8 @@ class Sent:
 
     keep_alive: bool
     status: int
+    node: str = ""
+    """Who answered; empty: we did."""
 
     async def prepare(self, request: BaseRequest) -> None:
         """Nothing to prepare."""
@@ -50,6 +53,10 @@ class Exchange:
     """Whether this worker is stopping: the client's connection then ends with the answer."""
     cookie_for: Callable[[str], str]
     """Gives the Set-Cookie value that sticks the client to a node."""
+    began: float
+    """When the request came, in monotonic seconds."""
+    asked: Asked | None = None
+    """For the access log, if there is one."""
 
     @property
     def method(self) -> str:
@@ -71,12 +78,12 @@ class Exchange:
     def keeps_alive(self) -> bool:
         return self.request.keep_alive and not self.is_closing()
 
-    def cut(self, status: int) -> Sent:
+    def cut(self, status: int, node: str) -> Sent:
         """End the client's connection so that it cannot take what it has for the whole answer."""
         transport = self.request.transport
         if transport is not None:
             abort(transport)
-        return Sent(keep_alive=False, status=status)
+        return Sent(keep_alive=False, status=status, node=node)
 
 
 def abort(transport: asyncio.WriteTransport) -> None:

@@ -2,51 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
-from cluster.member import State
+from lb.exposition_state import canary, changes, entrance, states
 from lb.metrics import STATUS_CLASSES
-from lb.pool import Node
+from lb.pool import Node, Pool
 from lb.reports import Stack
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def exposition(nodes: Iterable[Node], stack: Stack, redis: str) -> bytes:
+def exposition(pool: Pool, stack: Stack, redis: str, canary_s: float | None = None) -> bytes:
     """Return the text of `/metrics`: what the nodes say of themselves, and what all workers counted."""
     registry = CollectorRegistry()
-    registry.register(_Picture(list(nodes), stack, redis))
+    registry.register(_Picture(pool, stack, redis, canary_s))
     return generate_latest(registry)
 
 
 @dataclass(eq=False)
 class _Picture(Collector):
-    nodes: list[Node]
+    pool: Pool
     stack: Stack
     redis: str
+    canary_s: float | None
 
     def collect(self) -> Iterator[Metric]:
-        yield from _states(self.nodes)
-        yield from _said_by_nodes(self.nodes)
+        yield from states(self.pool)
+        yield from _said_by_nodes(list(self.pool))
+        yield from changes(self.stack)
+        yield from entrance(self.stack)
+        yield from canary(self.canary_s)
         yield from _carried(self.stack)
+        yield from _took(self.stack)
         yield from _workers(self.stack)
         if self.redis != "none":
             up = GaugeMetricFamily("flotilla_redis_up", "1 while this balancer reaches Redis.")
             up.add_metric([], self.redis == "ok")
             yield up
-
-
-def _states(nodes: list[Node]) -> Iterator[Metric]:
-    state = GaugeMetricFamily("flotilla_node_state", "1 for the state that the node is in.", labels=["node", "state"])
-    for node in nodes:
-        for each in State:
-            state.add_metric([node.name, each], node.state is each)
-    yield state
 
 
 def _said_by_nodes(nodes: list[Node]) -> Iterator[Metric]:
@@ -91,10 +94,8 @@ def _carried(stack: Stack) -> Iterator[Metric]:
         "flotilla_connect_failures", "Connections to the node that were refused or late.", labels=["node"]
     )
     tunnels = CounterMetricFamily("flotilla_tunnels", "WebSockets ever carried.", labels=["node"])
-    seconds = CounterMetricFamily("flotilla_tunnel_seconds", "Duration of ended WebSockets.", labels=["node"])
     handoffs = CounterMetricFamily("flotilla_handoffs", "WebSockets handed over to the node.", labels=["node"])
     handed = GaugeMetricFamily("flotilla_handoffs_open", "Those that the node still has.", labels=["node"])
-    held = CounterMetricFamily("flotilla_handoff_seconds", "Duration of those that have ended.", labels=["node"])
     rejected = CounterMetricFamily("flotilla_rejected", "Requests that the balancer turned away.", labels=["reason"])
     for node, counts in stack.totals.nodes.items():
         for name, count in zip(STATUS_CLASSES, counts.exchanges, strict=True):
@@ -104,13 +105,34 @@ def _carried(stack: Stack) -> Iterator[Metric]:
         opened.add_metric([node], counts.tunnels_open)
         failures.add_metric([node], counts.connect_failures)
         tunnels.add_metric([node], counts.tunnels)
-        seconds.add_metric([node], counts.tunnel_seconds)
         handoffs.add_metric([node], counts.handoffs)
         handed.add_metric([node], counts.handoffs_open)
-        held.add_metric([node], counts.handoff_seconds)
     for reason, count in stack.totals.rejected.items():
         rejected.add_metric([reason], count)
-    yield from (exchanges, transferred, opened, failures, tunnels, seconds, handoffs, handed, held, rejected)
+    yield from (exchanges, transferred, opened, failures, tunnels, handoffs, handed, rejected)
+
+
+def _took(stack: Stack) -> Iterator[Metric]:
+    handshakes = HistogramMetricFamily(
+        "flotilla_handshake_seconds", "From a client's coming to its WebSocket at the node.", labels=["node", "path"]
+    )
+    answers = HistogramMetricFamily(
+        "flotilla_answer_seconds", "From an HTTP request to the head of the node's answer.", labels=["node"]
+    )
+    tunnels = HistogramMetricFamily("flotilla_tunnel_seconds", "Life of ended tunnels.", labels=["node"])
+    handoffs = HistogramMetricFamily(
+        "flotilla_handoff_seconds", "Life of ended WebSockets that were handed over.", labels=["node"]
+    )
+    for node, counts in stack.totals.nodes.items():
+        for family, labels, histogram in (
+            (handshakes, [node, "handoff"], counts.handoff_handshakes),
+            (handshakes, [node, "tunnel"], counts.tunnel_handshakes),
+            (answers, [node], counts.answers),
+            (tunnels, [node], counts.tunnel_life),
+            (handoffs, [node], counts.handoff_life),
+        ):
+            family.add_metric(labels, list(histogram.buckets()), histogram.sum)
+    yield from (handshakes, answers, tunnels, handoffs)
 
 
 def _workers(stack: Stack) -> Iterator[Metric]:

@@ -19,12 +19,13 @@ from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from cluster.handoff import Taken
+from lb.access import AccessLog
 from lb.affinity import Recogniser
 from lb.arrived import Arrived
 from lb.errors import BalancerError
 from lb.handoff import Handoffs
 from lb.headers import Via, is_websocket_upgrade, values
-from lb.offer import Answer
+from lb.offer import Answer, Arrival
 from lb.pool import Path
 from lb.strict import read_strictly
 from lb.turnstile import Turnstile
@@ -35,12 +36,20 @@ class Express:
     """Takes the connections that can go the short way."""
 
     def __init__(
-        self, recogniser: Recogniser, turnstile: Turnstile, handoffs: Handoffs, cookie_for: Callable[[str], str]
+        self,
+        recogniser: Recogniser,
+        turnstile: Turnstile,
+        handoffs: Handoffs,
+        cookie_for: Callable[[str], str],
+        trace: Callable[[], bytes],
+        access: AccessLog,
     ) -> None:
         self._recogniser = recogniser
         self._turnstile = turnstile
         self._handoffs = handoffs
         self._cookie_for = cookie_for
+        self._trace = trace
+        self._access = access
         self._loop = asyncio.get_running_loop()
         self._body = BaseProtocol(self._loop)  # what the parser would ask to wait while a body is not read
 
@@ -65,10 +74,13 @@ class Express:
             node = choice.node
             if node.path is not Path.HANDOFF:
                 return replace(arrived, choice=choice)
-            head = head_for(node, target, headers, Via(peer, self._recogniser.trusts(peer)))
+            via = Via(peer, self._recogniser.trusts(peer), self._trace())
+            head = head_for(node, target, headers, via)
             cookie = self._cookie_for(node.name) if choice.stick else None
+            asked = self._access.asked(request.method, target, headers, via) if self._access.is_on else None
+            arrival = Arrival(peer, arrived.at, asked)
             self._handoffs.offer(
-                node, peer, arrived.sock.fileno(), head + early, cookie, partial(_answered, arrived, gone, back)
+                node, arrival, arrived.sock.fileno(), head + early, cookie, partial(_answered, arrived, gone, back)
             )
         except BalancerError:
             return arrived

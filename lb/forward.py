@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
@@ -35,6 +36,8 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 class ExchangeMetrics(Protocol):
     def exchange_done(self, node: str, status: int) -> None: ...
+
+    def answered(self, node: str, seconds: float) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -124,12 +127,15 @@ class Forwarder:
         cookie = exchange.cookie_for(node) if answer.choice.stick else None
         head = answer_head(message.code, message.reason, message.raw_headers, frame, exchange.version, cookie)
         self._metrics.exchange_done(node, message.code)
+        self._metrics.answered(node, time.monotonic() - exchange.began)
         if message.code < 500:
             self._pool.served(answer.choice.node)
         try:
             await _stream(exchange, head, answer.body, chunked=frame.chunked, idle_timeout_s=self._idle_timeout_s)
         except ConnectionError:
-            return Sent(keep_alive=False, status=message.code)  # The client is gone, and the link is not kept.
+            return Sent(
+                keep_alive=False, status=message.code, node=node
+            )  # The client is gone, and the link is not kept.
         except ClientPayloadError as exc:
             return self._broke_off(exchange, answer, str(exc))
         except TimeoutError:
@@ -137,7 +143,7 @@ class Forwarder:
         if answer.link.was_reset:
             return self._broke_off(exchange, answer, "reset")
         answer.link.keep = answer.upload is None or answer.upload.done
-        return Sent(keep_alive=not frame.close, status=message.code)
+        return Sent(keep_alive=not frame.close, status=message.code, node=node)
 
     async def _reach(
         self, exchange: Exchange, tried: set[str], first: Choice | None, *, fresh: bool
@@ -209,7 +215,7 @@ class Forwarder:
             "answer broke off",
             extra={"conn": exchange.connection, "node": answer.choice.node.name, "reason": reason},
         )
-        return exchange.cut(answer.status)
+        return exchange.cut(answer.status, answer.choice.node.name)
 
 
 def _is_chunked(exchange: Exchange) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from itertools import count
 from typing import Protocol, cast
@@ -14,9 +15,11 @@ from aiohttp.http import StreamWriter
 from aiohttp.web import BaseRequest, Server
 
 from cluster.config import Config
+from lb.access import AccessLog
 from lb.affinity import Recogniser, TrustedProxies, set_cookie
 from lb.arrivals import Arrivals, defer_accept
 from lb.arrived import Arrived
+from lb.crowd import Crowd
 from lb.downstream import Downstream, DownstreamLimits
 from lb.errors import BadRequest, BalancerError, Busy, ClientTooSlow, NoNodeAvailable, answer_to
 from lb.exchange import Exchange, Sent
@@ -26,9 +29,10 @@ from lb.handoff import HandoffMetrics, Handoffs
 from lb.headers import Via, is_websocket_upgrade, values
 from lb.keepalive import keep_alive
 from lb.limits import Admission
-from lb.pool import Pool
+from lb.pool import Node, Pool
 from lb.route import Router
 from lb.strict import read_strictly
+from lb.trace import made
 from lb.tunnel import TunnelMetrics, Tunnels
 from lb.turnstile import Turnstile
 from lb.upgrade import Upgrades
@@ -53,22 +57,27 @@ class Front:
         self._cookie_for: Callable[[str], str] = lru_cache(maxsize=1024)(
             lambda slot: set_cookie(config.cookie_name, lb.cookie, slot, self._recogniser.secret)
         )
+        self._access = AccessLog(self._recogniser.proxies)
+        self._trace = made if lb.traceparent == "make" else bytes
         self._stopping = self._is_over = False
         self._empty = asyncio.Event()
         self._admission = Admission(most_connections, lb.connections_per_address, on_empty=self._empty.set)
         self._upstream = Upstream(pool, metrics, lb.connect_timeout_s)
         router = Router.of(lb)
         self._forwarder = Forwarder(pool, router, self._upstream, metrics, lb)
-        self._tunnels = Tunnels(self._forwarder, metrics, self._admission.leave, lb.tunnel_idle_s)
-        self._handoffs = Handoffs(metrics, self._admission.ended, pool)
+        self._tunnels = Tunnels(self._forwarder, metrics, self._admission.leave, lb.tunnel_idle_s, self._access)
+        self._handoffs = Handoffs(metrics, self._admission.ended, pool, self._access)
         self._turnstile = Turnstile(pool, router, lb, pool.terms.share)
         self._upgrades = Upgrades(pool, self._turnstile, self._handoffs, self._tunnels)
-        self._express = Express(self._recogniser, self._turnstile, self._handoffs, self._cookie_for)
+        self._express = Express(
+            self._recogniser, self._turnstile, self._handoffs, self._cookie_for, self._trace, self._access
+        )
         self._limits = DownstreamLimits(
             admission=self._admission,
             head_timeout_s=lb.head_timeout_s,
             idle_timeout_s=lb.idle_timeout_s,
             rejected=metrics.rejected,
+            access=self._access,
         )
         # What `_serve` returns is no StreamResponse, see `Sent`.
         self._server = Server(self._serve, handler_cancellation=True)  # type: ignore[arg-type]
@@ -85,6 +94,15 @@ class Front:
     def waiting(self) -> int:
         """New clients that wait for their turn."""
         return self._turnstile.waiting
+
+    def close_some(self, node: Node, count: int) -> int:
+        """End up to `count` tunnels to `node`, as if it had ended them; return how many."""
+        return self._tunnels.close_some(node, count)
+
+    @property
+    def crowd(self) -> Crowd:
+        """The addresses of those who were placed by address."""
+        return self._turnstile.router.crowd
 
     @property
     def tunnels(self) -> int:
@@ -160,9 +178,28 @@ class Front:
             return False
         return True
 
-    async def _serve(self, request: BaseRequest) -> Sent:
+    def _serve(self, request: BaseRequest) -> Awaitable[Sent]:
+        via = self._via(cast(Downstream, request.protocol).peer)
+        return self._logged(request, via) if self._access.is_on else self._answered(request, via)
+
+    def _via(self, peer: str) -> Via:
+        return Via(peer, self._recogniser.trusts(peer), self._trace())
+
+    async def _logged(self, request: BaseRequest, via: Via) -> Sent:
+        began = time.monotonic()
+        sent = Sent(keep_alive=False, status=499)  # unless we get to see how it ends, the client has gone
         try:
-            exchange = self._exchange(request)
+            sent = await self._answered(request, via)
+        finally:
+            if sent.status != 101:
+                asked = self._access.asked(request.method, request.raw_path, request.raw_headers, via)
+                sizes = request.content.total_bytes, request.writer.output_size
+                self._access.answered(asked, sent.node, sent.status, time.monotonic() - began, *sizes)
+        return sent
+
+    async def _answered(self, request: BaseRequest, via: Via) -> Sent:
+        try:
+            exchange = self._exchange(request, via)
             if is_websocket_upgrade(exchange.method, exchange.version, exchange.headers):
                 return await self._upgrades.open(exchange)
             choice = await self._turnstile.choose(exchange.client) if exchange.client.begins else None
@@ -172,22 +209,23 @@ class Front:
         except ConnectionError:
             return Sent(keep_alive=False, status=499)  # the client is gone
 
-    def _exchange(self, request: BaseRequest) -> Exchange:
+    def _exchange(self, request: BaseRequest, via: Via) -> Exchange:
         """Return the exchange that `request` asks for.  Raises BadRequest."""
         target, headers = read_strictly(request.method, request.raw_path, request.version, request.raw_headers)
         connection = cast(Downstream, request.protocol)
-        peer = connection.peer
         return Exchange(
             connection=connection.number,
             request=request,
             target=target,
             headers=headers,
             client=self._recogniser.recognise(
-                target, values(headers, b"cookie"), peer, values(headers, b"x-forwarded-for")
+                target, values(headers, b"cookie"), via.peer, values(headers, b"x-forwarded-for")
             ),
-            via=Via(peer, self._recogniser.trusts(peer)),
+            via=via,
             is_closing=lambda: self._stopping,
             cookie_for=self._cookie_for,
+            began=connection.began(),
+            asked=self._access.asked(request.method, target, headers, via) if self._access.is_on else None,
         )
 
     async def _answer(self, request: BaseRequest, exc: BalancerError) -> Sent:

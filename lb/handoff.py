@@ -19,8 +19,9 @@ from typing import Protocol
 
 from cluster import handoff
 from cluster.handoff import BadPacket, Closed, Handoff, Refused, Taken
+from lb.access import AccessLog, Asked
 from lb.downstream import Downstream
-from lb.offer import Answer, LinkBroken, LinkLost, Lost, NotTaken, Offer, Silent, TooMuchRead, check
+from lb.offer import Answer, Arrival, LinkBroken, LinkLost, Lost, NotTaken, Offer, Silent, TooMuchRead, check
 from lb.pool import Node, Pool
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ AT_ONCE = 256
 
 
 class HandoffMetrics(Protocol):
-    def handed_over(self, node: str) -> None: ...
+    def handed_over(self, node: str, seconds: float) -> None: ...
 
     def handed_over_closed(self, node: str, seconds: float) -> None: ...
 
@@ -51,7 +52,7 @@ class _Link:
     offers: dict[int, Offer] = field(default_factory=dict)
     """Those that the node has not answered, the oldest first."""
     watch: asyncio.TimerHandle | None = None
-    taken: dict[int, tuple[float, str]] = field(default_factory=dict)
+    taken: dict[int, tuple[float, str, Asked | None]] = field(default_factory=dict)
     """Connections that the node has: since when, in the event loop's seconds, and their clients' addresses."""
     silent_since: float | None = None
     """When a handoff was given up unanswered, in the event loop's seconds, if nothing was heard since."""
@@ -60,8 +61,9 @@ class _Link:
 class Handoffs:
     """All handoffs of this worker.  `ended` gets the address of each client whose connection has ended at its node."""
 
-    def __init__(self, metrics: HandoffMetrics, ended: Callable[[str], None], pool: Pool) -> None:
+    def __init__(self, metrics: HandoffMetrics, ended: Callable[[str], None], pool: Pool, access: AccessLog) -> None:
         self._metrics = metrics
+        self._access = access
         self._ended = ended
         self._pool = pool
         self._loop = asyncio.get_running_loop()
@@ -73,23 +75,25 @@ class Handoffs:
         for link in list(self._links.values()):
             self._drop(link, "this worker stops")
 
-    async def pass_on(self, node: Node, connection: Downstream, head: bytes, cookie: str | None) -> None:
+    async def pass_on(
+        self, node: Node, connection: Downstream, head: bytes, cookie: str | None, arrival: Arrival
+    ) -> None:
         """Give the client of `connection` to `node`, with the rewritten `head`.
 
         Raises TooMuchRead, LinkBroken or another NotTaken; the connection is then as it was.
         """
         try:
-            await self._try(node, connection, head, cookie)
+            await self._try(node, connection, head, cookie, arrival)
         except LinkLost:
             # Once more, over a new link: the node may have been replaced by a process that serves.
-            await self._try(node, connection, head, cookie)
+            await self._try(node, connection, head, cookie, arrival)
 
-    async def _try(self, node: Node, connection: Downstream, head: bytes, cookie: str | None) -> None:
+    async def _try(self, node: Node, connection: Downstream, head: bytes, cookie: str | None, arrival: Arrival) -> None:
         descriptor, early = connection.hold()
         answer: asyncio.Future[Answer] = self._loop.create_future()
         offer = None
         try:
-            offer = self.offer(node, connection.peer, descriptor, head + early, cookie, partial(_set, answer))
+            offer = self.offer(node, arrival, descriptor, head + early, cookie, partial(_set, answer))
             check(await answer)
         except BaseException:
             connection.release()
@@ -101,14 +105,14 @@ class Handoffs:
     def offer(
         self,
         node: Node,
-        address: str,
+        arrival: Arrival,
         descriptor: int,
         received: bytes,
         cookie: str | None,
         on_answer: Callable[[Answer], None],
     ) -> Offer:
-        """Offer `node` the connection `descriptor` of a client at `address`: it gets a copy, the rewritten head, and
-        what came behind that.
+        """Offer `node` the connection `descriptor` of a client: it gets a copy, the rewritten head, and what came
+        behind that.
 
         `on_answer` is called once, later, at a time when the node either has the connection or never will.  Raises
         TooMuchRead, LinkBroken or another NotTaken when it does not even come to that.
@@ -122,7 +126,7 @@ class Handoffs:
         valid_until_ns = time.monotonic_ns() + int(handoff.VALID_S * 1e9)
         self._send(link, Handoff(number, valid_until_ns, cookie or "", received), descriptor)
         offer = link.offers[number] = Offer(
-            link.offers, number, address, valid_until_ns / 1e9 + ANSWER_MARGIN_S, on_answer
+            link.offers, number, arrival, valid_until_ns / 1e9 + ANSWER_MARGIN_S, on_answer
         )
         if link.watch is None:
             self._watch(link, offer)
@@ -211,10 +215,13 @@ class Handoffs:
     def _count(self, link: _Link, offer: Offer, answer: Taken | Refused) -> None:
         """Count a connection when its node says that it has it, as its end may be the next packet."""
         if isinstance(answer, Taken):
-            link.taken[answer.id] = (self._loop.time(), offer.address)
+            arrival, now = offer.arrival, time.monotonic()
+            link.taken[answer.id] = (self._loop.time(), arrival.address, arrival.asked)
             link.node.handed_over += 1
-            self._metrics.handed_over(link.node.name)
-            seconds = time.monotonic() - (offer.due - handoff.VALID_S - ANSWER_MARGIN_S)
+            self._metrics.handed_over(link.node.name, now - arrival.at)
+            if arrival.asked is not None:
+                self._access.opened(arrival.asked, link.node.name, "handoff", now - arrival.at)
+            seconds = now - (offer.due - handoff.VALID_S - ANSWER_MARGIN_S)
             if 0 < self._pool.terms.slow_handshake_s < seconds:
                 self._pool.failed(link.node, f"it took {seconds:.1f} s to take a handoff")
             else:
@@ -222,14 +229,17 @@ class Handoffs:
         elif answer.reason != handoff.LEAVING:
             self._pool.failed(link.node, f"it refused a handoff: {answer.reason}")
 
-    def _closed(self, link: _Link, ids: tuple[int, ...]) -> None:
+    def _closed(self, link: _Link, ids: tuple[int, ...], *, lost: bool = False) -> None:
+        """Strike connections off the account: their node told of their end, or is `lost` to us, and they may go on."""
         now = self._loop.time()
         for number in ids:
             if (taken := link.taken.pop(number, None)) is not None:
-                opened_at, address = taken
+                opened_at, address, asked = taken
                 link.node.handed_over -= 1
                 self._metrics.handed_over_closed(link.node.name, now - opened_at)
                 self._ended(address)
+                if asked is not None and not lost:
+                    self._access.handed_over_closed(asked, link.node.name, now - opened_at)
 
     def _drop(self, link: _Link, reason: str) -> None:
         self._links.pop(link.node)
@@ -240,7 +250,7 @@ class Handoffs:
             link.watch.cancel()
         for offer in list(link.offers.values()):
             offer.settle(Lost(reason))
-        self._closed(link, tuple(link.taken))
+        self._closed(link, tuple(link.taken), lost=True)
 
 
 def _set(future: asyncio.Future[Answer], answer: Answer) -> None:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lb.pool import Node
+from lb.histogram import ANSWER_S, HANDSHAKE_S, LIFE_S, Histogram
+from lb.pool import Change, Node
 
 FORGET_AFTER_S = 900.0
 """How long the counters of a node that left the pool are still shown."""
@@ -27,15 +28,25 @@ class NodeCounts:
     """HTTP exchanges by class of the answer's status."""
     connect_failures: int = 0
     tunnels: int = 0
-    """WebSockets ever carried; `tunnel_seconds` and the bytes are those of ended ones."""
+    """WebSockets ever carried; `tunnel_life` and the bytes are those of ended ones."""
     tunnels_open: int = 0
-    tunnel_seconds: float = 0.0
     bytes_from_client: int = 0
     bytes_from_node: int = 0
     handoffs: int = 0
-    """WebSockets ever handed over; `handoff_seconds` is the duration of ended ones."""
+    """WebSockets ever handed over; `handoff_life` is of ended ones."""
     handoffs_open: int = 0
-    handoff_seconds: float = 0.0
+    became_joining: int = 0
+    became_ready: int = 0
+    became_ejected: int = 0
+    became_draining: int = 0
+    became_down: int = 0
+    """Changes of the node's state, by the one that it came to."""
+    answers: Histogram = field(default_factory=lambda: Histogram(ANSWER_S))
+    """From the request to the head of the node's answer."""
+    tunnel_handshakes: Histogram = field(default_factory=lambda: Histogram(HANDSHAKE_S))
+    handoff_handshakes: Histogram = field(default_factory=lambda: Histogram(HANDSHAKE_S))
+    tunnel_life: Histogram = field(default_factory=lambda: Histogram(LIFE_S))
+    handoff_life: Histogram = field(default_factory=lambda: Histogram(LIFE_S))
 
     @property
     def open(self) -> int:
@@ -46,10 +57,14 @@ class NodeCounts:
         self.exchanges = [mine + theirs for mine, theirs in zip(self.exchanges, other.exchanges, strict=True)]
         for name in _NUMBERS:
             setattr(self, name, getattr(self, name) + getattr(other, name))
+        for name in _HISTOGRAMS:
+            mine: Histogram = getattr(self, name)
+            mine += getattr(other, name)
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        plain = {name: getattr(self, name) for name in ("exchanges", *_NUMBERS)}
+        return plain | {name: getattr(self, name).to_dict() for name in _HISTOGRAMS}
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> NodeCounts:
@@ -57,10 +72,19 @@ class NodeCounts:
         exchanges = [int(count) for count in raw["exchanges"]]
         if len(exchanges) != len(STATUS_CLASSES):
             raise ValueError(f"{len(STATUS_CLASSES)} classes of exchanges were expected, not {len(exchanges)}")
-        return cls(exchanges, **{name: raw[name] for name in _NUMBERS})
+        numbers = {name: int(raw[name]) for name in _NUMBERS}
+        histograms = {name: Histogram.from_dict(bounds, raw[name]) for name, bounds in _HISTOGRAMS.items()}
+        return cls(exchanges, **numbers, **histograms)  # type: ignore[arg-type]
 
 
-_NUMBERS = tuple(each.name for each in dataclasses.fields(NodeCounts) if each.name != "exchanges")
+_HISTOGRAMS = {
+    "answers": ANSWER_S,
+    "tunnel_handshakes": HANDSHAKE_S,
+    "handoff_handshakes": HANDSHAKE_S,
+    "tunnel_life": LIFE_S,
+    "handoff_life": LIFE_S,
+}
+_NUMBERS = tuple(each.name for each in dataclasses.fields(NodeCounts) if each.name not in ("exchanges", *_HISTOGRAMS))
 
 
 @dataclass
@@ -108,27 +132,40 @@ class Metrics:
         # Statuses have three digits (RFC 9110 15); what is out of range is the node's fault, and so counts as 5xx.
         self._of(node).exchanges[status // 100 - 1 if 100 <= status < 600 else 4] += 1
 
-    def tunnel_opened(self, node: str) -> None:
+    def answered(self, node: str, seconds: float) -> None:
+        """Count how long `node` took to begin its answer."""
+        self._of(node).answers.add(seconds)
+
+    def tunnel_opened(self, node: str, seconds: float) -> None:
+        """Count a tunnel whose handshake took so long."""
         counts = self._of(node)
         counts.tunnels += 1
         counts.tunnels_open += 1
+        counts.tunnel_handshakes.add(seconds)
 
     def tunnel_closed(self, node: str, seconds: float, bytes_from_client: int, bytes_from_node: int) -> None:
         counts = self._of(node)
         counts.tunnels_open -= 1
-        counts.tunnel_seconds += seconds
+        counts.tunnel_life.add(seconds)
         counts.bytes_from_client += bytes_from_client
         counts.bytes_from_node += bytes_from_node
 
-    def handed_over(self, node: str) -> None:
+    def handed_over(self, node: str, seconds: float) -> None:
+        """Count a WebSocket that `node` took so long after its client came."""
         counts = self._of(node)
         counts.handoffs += 1
         counts.handoffs_open += 1
+        counts.handoff_handshakes.add(seconds)
 
     def handed_over_closed(self, node: str, seconds: float) -> None:
         counts = self._of(node)
         counts.handoffs_open -= 1
-        counts.handoff_seconds += seconds
+        counts.handoff_life.add(seconds)
+
+    def node_changed(self, change: Change) -> None:
+        """Count a change of a node's state."""
+        counts, name = self._of(change.node), f"became_{change.after}"
+        setattr(counts, name, getattr(counts, name) + 1)
 
     def connect_failed(self, node: str) -> None:
         """Count a connection to `node` that was refused, or not there in time."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from cluster import handoff
 from cluster.handoff import Refused, Taken
+from lb.access import Asked
 from lb.errors import BalancerError
 
 
@@ -57,13 +58,24 @@ def check(answer: Answer) -> None:
 
 
 @dataclass(eq=False, slots=True)
+class Arrival:
+    """A client that is to be brought to a node."""
+
+    address: str
+    at: float
+    """When it came, in monotonic seconds."""
+    asked: Asked | None
+    """What it asked for, if there is an access log."""
+
+
+@dataclass(eq=False, slots=True)
 class Offer:
     """A connection that waits for its node's answer, until `due` in monotonic seconds."""
 
     offers: dict[int, Offer]
     """All that wait on the same link."""
     number: int
-    address: str
+    arrival: Arrival
     due: float
     on_answer: Callable[[Answer], None]
 

@@ -18,7 +18,7 @@ def overview(
     """Put together what `nodes_view`, `health_view` and the counters of all workers say."""
     shown = [node | _rates_view(history.rates(node["name"])) for node in nodes]
     return {
-        **{key: health[key] for key in ("status", "problems", "children")},
+        **{key: health[key] for key in ("status", "problems", "warnings", "children")},
         "redis": redis,
         "nodes": shown,
         "totals": _totals_view(shown, stack.totals),
@@ -27,16 +27,19 @@ def overview(
     }
 
 
-def redis_view(state: str, address: str, nodes: list[dict[str, Any]], read_s: float | None) -> dict[str, Any]:
+def redis_view(
+    state: str, address: str, nodes: list[dict[str, Any]], read_s: float | None, bus_s: float | None
+) -> dict[str, Any]:
     """Show what this balancer knows of Redis: whether it answers, how fast, and how many nodes announce themselves.
 
-    A node renews its lease through the same Redis that carries messages between nodes.
+    `read_s` is what reading the registry takes, `bus_s` what a message takes from us through Redis to us.
     """
     up = [node for node in nodes if node["state"] != State.DOWN]
     return {
         "state": state,
         "address": address,
-        "read_ms": None if read_s is None or state != "ok" else round(read_s * 1000, 3),
+        "read_ms": None if state != "ok" else _ms(read_s),
+        "bus_ms": None if state != "ok" else _ms(bus_s),
         "announced": sum(node["incarnation"] is not None for node in up),
         "nodes": len(up),
     }
@@ -47,6 +50,10 @@ def history_view(history: History) -> dict[str, Any]:
     rows = [asdict(sample) for sample in history.samples]
     names = ("at", "connections", "messages_in_per_s", "messages_out_per_s", "loop_lag_ms")
     return {name: [round(row[name], 3) for row in rows] for name in names}
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)
 
 
 def _rates_view(rates: Rates | None) -> dict[str, float | None]:

@@ -71,6 +71,7 @@ class Pool:
         self._nodes[name] = node
         self.terms.apply(node)
         self._obey(node)
+        self.muster()
         return True
 
     def same(self, static: Node, found: Node) -> None:
@@ -91,12 +92,14 @@ class Pool:
         for record in records:
             self._update(self._node_of(record), record)
         weigh([node for node in self if node.state is State.READY])
+        self.muster()
 
     def ordered(self, drains: Mapping[str, Drain]) -> None:
         """Take all orders of operators to drain nodes; what is missing was taken back."""
         self.drains = drains
         for node in list(self):
             self._obey(node)
+        self.muster()
 
     def failed(self, node: Node, reason: str) -> None:
         """Somebody who was sent to `node` was not served; too many in a row, and it is left alone for a while."""

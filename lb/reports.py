@@ -18,6 +18,7 @@ import psutil
 
 from cluster.rundir import WORKER, RunDir
 from cluster.usage import Usage
+from lb.entrance import Entrance
 from lb.metrics import Metrics, Totals
 from lb.pool import Node, Pool
 
@@ -46,6 +47,11 @@ class Worker:
     cpu_seconds: float = 0.0
     memory_bytes: int = 0
     loop_lag_s: float = 0.0
+    waiting: int = 0
+    """New clients that wait for their turn (lb/turnstile.py)."""
+    hash_key: str = ""
+    hash_share: float = 0.0
+    """The address that most clients that are placed by address have, and its share of them."""
 
     def is_alive(self, now: float) -> bool:
         return now - self.at < STALE_S and psutil.pid_exists(self.pid)
@@ -63,8 +69,11 @@ class Stack:
 class Reports:
     """The report of worker `index`, which counts in `metrics`, and the reports of its neighbours."""
 
-    def __init__(self, run_dir: RunDir, index: int, metrics: Metrics, pool: Pool) -> None:
+    def __init__(
+        self, run_dir: RunDir, index: int, metrics: Metrics, pool: Pool, entrance: Entrance | None = None
+    ) -> None:
         self._run_dir = run_dir
+        self._entrance = entrance
         self._metrics = metrics
         self._pool = pool
         self._usage = Usage()
@@ -134,6 +143,7 @@ class Reports:
             cpu_seconds=self._usage.cpu_seconds(),
             memory_bytes=self._usage.memory_bytes(),
             loop_lag_s=self._loop_lag_s,
+            **({} if self._entrance is None else self._entrance.look()),  # type: ignore[arg-type]
         )
 
     def stack(self) -> Stack:

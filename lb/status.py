@@ -43,8 +43,9 @@ def show_status(config: Config) -> int:
 
     Raises StartError, one readable line, when nobody does, or something else than a stack.
     """
-    nodes = _ask(Endpoint(reached_at(config.lb.admin.host), config.lb.admin.port))
-    sys.stdout.write("\n".join([*table(nodes), summary(nodes)]) + "\n")
+    nodes, warnings = _ask(Endpoint(reached_at(config.lb.admin.host), config.lb.admin.port), config.lb.admin_token)
+    warned = [f"warning: {each}" for each in warnings]
+    sys.stdout.write("\n".join([*table(nodes), summary(nodes), *warned]) + "\n")
     return 0
 
 
@@ -149,11 +150,14 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
-def _ask(address: Endpoint) -> list[Shown]:
-    """Return the nodes that the stack at `address` shows.  Raises StartError, one line, if that is not to be had."""
+def _ask(address: Endpoint, token: str) -> tuple[list[Shown], list[str]]:
+    """Return the nodes and the warnings that the stack at `address` shows.
+
+    Raises StartError, one line, if that is not to be had.
+    """
     connection = http.client.HTTPConnection(address.host, address.port, timeout=TIMEOUT_S)
     try:
-        connection.request("GET", "/api/nodes")
+        connection.request("GET", "/api/nodes", headers={"Authorization": f"Bearer {token}"} if token else {})
         answer = connection.getresponse()
         body = answer.read(MOST_BYTES)
     except TimeoutError:
@@ -166,6 +170,9 @@ def _ask(address: Endpoint) -> list[Shown]:
     finally:
         connection.close()
     try:
-        return [Shown.read(node) for node in json.loads(body)["nodes"]]
+        told = json.loads(body)
+        if answer.status in (401, 403):
+            raise StartError(f"{address} (lb.admin) does not let us in: {_printable(told['error'])}")
+        return [Shown.read(node) for node in told["nodes"]], [_printable(each) for each in told.get("warnings", ())]
     except (ValueError, LookupError, TypeError):
         raise StartError(_ALIEN.format(address)) from None

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
+from itertools import islice
 from typing import Protocol, cast
 
 from aiohttp.http import RawResponseMessage
 
+from lb.access import AccessLog, Asked
 from lb.downstream import Downstream
 from lb.errors import NodeFailed
 from lb.exchange import Exchange, Sent
@@ -35,7 +38,7 @@ _SWEEP_S = 10.0
 
 
 class TunnelMetrics(Protocol):
-    def tunnel_opened(self, node: str) -> None: ...
+    def tunnel_opened(self, node: str, seconds: float) -> None: ...
 
     def tunnel_closed(self, node: str, seconds: float, bytes_from_client: int, bytes_from_node: int) -> None: ...
 
@@ -78,6 +81,7 @@ class End(asyncio.BaseProtocol):
 
     def eof_received(self) -> bool:
         self.ended = True
+        self.tunnel.first_to_end(self)
         if self.tunnel.client.ended and self.tunnel.node_end.ended:
             self.out.close()
             return False
@@ -95,6 +99,7 @@ class End(asyncio.BaseProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._read = self.received  # while there still is a socket to ask
         self.lost = True
+        self.tunnel.first_to_end(self)
         del self.data_received  # it may refer back to us: without the cycle we are freed at once
         if exc is None:
             self.out.close()
@@ -106,16 +111,33 @@ class End(asyncio.BaseProtocol):
 class Tunnel:
     """Two ends, from the 101 until both are gone."""
 
-    __slots__ = ("address", "client", "node", "node_end", "opened_at", "owner", "quiet_since", "seen")
+    __slots__ = (
+        "address",
+        "asked",
+        "client",
+        "ended_by",
+        "node",
+        "node_end",
+        "opened_at",
+        "owner",
+        "quiet_since",
+        "seen",
+    )
 
-    def __init__(self, owner: Tunnels, address: str, node: Node, now: float) -> None:
+    def __init__(self, owner: Tunnels, address: str, node: Node, now: float, asked: Asked | None) -> None:
         self.owner = owner
+        self.asked = asked
+        self.ended_by = ""
         self.address = address
         self.node = node
         self.client: End
         self.node_end: End
         self.opened_at = self.quiet_since = now
         self.seen = 0
+
+    def first_to_end(self, end: End) -> None:
+        """Remember which side ended its connection first: the other one only follows."""
+        self.ended_by = self.ended_by or ("client" if end is self.client else "node")
 
     def lost(self) -> None:
         if self.client.lost and self.node_end.lost:
@@ -138,11 +160,13 @@ class Tunnel:
 
     def close(self) -> None:
         """End both sides once what they were sent is out."""
+        self.ended_by = self.ended_by or "balancer"
         self.client.transport.close()
         self.node_end.transport.close()
 
     def abort(self) -> None:
         """End both sides at once."""
+        self.ended_by = self.ended_by or "balancer"
         self.client.transport.abort()
         self.node_end.transport.abort()
 
@@ -151,9 +175,15 @@ class Tunnels:
     """Opens tunnels and keeps account of them.  `left` gets a client's address when its place is free again."""
 
     def __init__(
-        self, forwarder: Forwarder, metrics: TunnelMetrics, left: Callable[[str], None], idle_s: float
+        self,
+        forwarder: Forwarder,
+        metrics: TunnelMetrics,
+        left: Callable[[str], None],
+        idle_s: float,
+        access: AccessLog,
     ) -> None:
         self._forwarder = forwarder
+        self._access = access
         self._metrics = metrics
         self._left = left
         self._idle_s = idle_s
@@ -181,12 +211,11 @@ class Tunnels:
         """Strike a tunnel of which both ends are gone off the account."""
         self._open.discard(tunnel)
         tunnel.node.tunnels -= 1
-        self._metrics.tunnel_closed(
-            tunnel.node.name,
-            self._loop.time() - tunnel.opened_at,
-            tunnel.client.received,
-            tunnel.node_end.received,
-        )
+        seconds, name = self._loop.time() - tunnel.opened_at, tunnel.node.name
+        sizes = (tunnel.client.received, tunnel.node_end.received)
+        self._metrics.tunnel_closed(name, seconds, *sizes)
+        if tunnel.asked is not None:
+            self._access.tunnel_closed(tunnel.asked, name, seconds, sizes, tunnel.ended_by)
         # Without the cycle both ends are freed at once, however many go together.
         del tunnel.client, tunnel.node_end
         self._left(tunnel.address)
@@ -197,6 +226,13 @@ class Tunnels:
             self._sweeper.cancel()
         for tunnel in list(self._open):
             tunnel.close()
+
+    def close_some(self, node: Node, count: int) -> int:
+        """End up to `count` of the tunnels to `node`; return how many."""
+        some = list(islice((tunnel for tunnel in self._open if tunnel.node is node and not tunnel.ended_by), count))
+        for tunnel in some:
+            tunnel.close()
+        return len(some)
 
     def abort(self) -> None:
         """End at once those that `close` has not ended."""
@@ -218,10 +254,10 @@ class Tunnels:
             client.close()
             self._left(connection.peer)
             return
-        tunnel = Tunnel(self, connection.peer, node, self._loop.time())
+        tunnel = Tunnel(self, connection.peer, node, self._loop.time(), exchange.asked)
         tunnel.client = End(tunnel, client, upstream, len(early))
         tunnel.node_end = End(tunnel, upstream, client, len(tail))
-        self._account(tunnel)
+        self._account(tunnel, time.monotonic() - exchange.began)
         client.set_protocol(tunnel.client)
         upstream.set_protocol(tunnel.node_end)
         # aiohttp may have stopped either while it waited.
@@ -234,10 +270,12 @@ class Tunnels:
         if early:
             upstream.write(early)
 
-    def _account(self, tunnel: Tunnel) -> None:
+    def _account(self, tunnel: Tunnel, seconds: float) -> None:
         self._open.add(tunnel)
         tunnel.node.tunnels += 1
-        self._metrics.tunnel_opened(tunnel.node.name)
+        self._metrics.tunnel_opened(tunnel.node.name, seconds)
+        if tunnel.asked is not None:
+            self._access.opened(tunnel.asked, tunnel.node.name, "tunnel", seconds)
         if self._sweeper is None:
             self._sweeper = self._loop.call_later(self._sweep_s, self._sweep)
 

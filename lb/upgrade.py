@@ -13,7 +13,7 @@ from lb.errors import NoNodeAvailable, NotReached
 from lb.exchange import Exchange, Sent
 from lb.handoff import Handoffs
 from lb.headers import Headers, Via, request_head
-from lb.offer import LinkBroken, NotTaken, TooMuchRead
+from lb.offer import Arrival, LinkBroken, NotTaken, TooMuchRead
 from lb.pool import Node, Path, Pool
 from lb.route import By, Choice
 from lb.tunnel import Tunnels
@@ -114,8 +114,10 @@ class Upgrades:
         cookie = exchange.cookie_for(node.name) if choice.stick else None
         # Before the node answers: of many who come at once, the next must not go by the same count.
         choice.place(new_connection=True)
-        await self._handoffs.pass_on(node, cast(Downstream, exchange.request.protocol), head, cookie)
-        return Sent(keep_alive=False, status=101)
+        connection = cast(Downstream, exchange.request.protocol)
+        arrival = Arrival(connection.peer, exchange.began, exchange.asked)
+        await self._handoffs.pass_on(node, connection, head, cookie, arrival)
+        return Sent(keep_alive=False, status=101, node=node.name)
 
 
 def head_for(node: Node, target: str, headers: Headers, via: Via) -> bytes:

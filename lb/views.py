@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from cluster.member import State
+from lb.crowd import MOST
+from lb.entrance import reason
 from lb.metrics import NodeCounts, Totals
-from lb.pool import Node
+from lb.pool import Node, Pool
+from lb.reports import Worker
 
 GIVEN_UP = "given_up"
 """State of a child that the supervisor starts no more (cluster/child.py)."""
@@ -83,6 +86,9 @@ def _node_view(node: Node, counts: NodeCounts, child: ChildReport | None, now: f
         "reason": node.reason,
         "since_s": round(now - node.since, 3),
         "path": node.path,
+        "weight": node.weight,
+        "degraded": node.degraded,
+        "drain": None if node.drain is None else asdict(node.drain),
         "static": node.static,
         "adopted": child is not None and child.adopted,
         # Where a node does not count, we only know the WebSockets that we carry to it.
@@ -96,20 +102,37 @@ def _node_view(node: Node, counts: NodeCounts, child: ChildReport | None, now: f
     }
 
 
-def health_view(nodes: Iterable[Node], children: Iterable[ChildReport], redis: str) -> tuple[int, dict[str, Any]]:
-    """Return status and body of `GET /healthz`: 200 while a node is ready and no child has been given up.
+def warnings(pool: Pool, workers: Iterable[Worker] = ()) -> list[str]:
+    """Return what an operator should know although everything goes on."""
+    found = []
+    if pool.in_panic:
+        found.append("too few nodes are well: clients are sent to all that answer")
+    cut_off = sorted(node.name for node in pool if node.degraded)
+    if cut_off:
+        found.append(f"without Redis, so apart from the others: {', '.join(cut_off)}")
+    crowded = max(workers, key=lambda worker: worker.hash_share, default=None)
+    if crowded is not None and crowded.hash_share >= MOST:
+        found.append(reason(crowded.hash_key, crowded.hash_share))
+    return found
+
+
+def health_view(
+    pool: Pool, children: Iterable[ChildReport], redis: str, workers: Iterable[Worker] = ()
+) -> tuple[int, dict[str, Any]]:
+    """Return status and body of `GET /healthz`: 200 while a node gets clients and no child has been given up.
 
     A Redis that is away is shown and is no reason for 503: everything goes on with what is known.
     """
-    states = Counter(node.state for node in nodes)
+    states = Counter(node.state for node in pool)
     shown = list(children)
     problems = [f"{child.name} was given up: {child.reason}" for child in shown if child.state == GIVEN_UP]
-    if not states[State.READY]:
+    if not any(node.takes_new for node in pool):
         known = ", ".join(f"{count} {state}" for state, count in states.items())
         problems.insert(0, f"no node is ready ({known or 'none known'})")
     return 503 if problems else 200, {
         "status": "failing" if problems else "ok",
         "problems": problems,
+        "warnings": warnings(pool, workers),
         "nodes": {state: states[state] for state in State},
         "children": [
             {"name": child.name, "state": child.state, "pid": child.pid, "restarts": child.restarts} for child in shown

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measure import ROOT, BenchmarkError, family, version_of
-from benchmarks.peers import START_S, Peer, free_port, nginx, running
+from benchmarks.peers import ANY_PACE, START_S, Peer, free_port, nginx, running
 from benchmarks.stacks import HANDOFF, Stack, until
 from cluster import embedded
 from cluster.errors import StartError
@@ -90,10 +90,15 @@ def our_stack(directory: Path, app: str) -> Iterator[Server]:
 
 
 def stack_config(port: int, admin_port: int, first_port: int, app: str) -> str:
-    """Return a configuration of ours: everything as it comes, but for addresses and application."""
+    """Return a configuration of ours: everything as it comes, but for addresses, application and the pace."""
     sections = {
-        "lb": {"listen": f"127.0.0.1:{port}", "admin": f"127.0.0.1:{admin_port}", "drain_s": 1},
-        "nodes": {"local": NODES, "first_port": first_port, "app": app, "drain_s": 1},
+        "lb": {
+            "listen": f"127.0.0.1:{port}",
+            "admin": f"127.0.0.1:{admin_port}",
+            "drain_s": 1,
+            "handshakes_per_s": ANY_PACE,
+        },
+        "nodes": {"local": NODES, "first_port": first_port, "app": app, "drain_s": 1, "handshakes_per_s": ANY_PACE},
         "log": {"level": "warning"},
     }
     return json.dumps(sections, indent=2)  # JSON is YAML

@@ -101,7 +101,7 @@ function remember(sample) {
 function ceiling(value) {
   if (value <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 2.5, 5, 10].map((step) => step * power).find((top) => top >= value * 1.02) ?? 10 * power;
+  return [1, 2, 4, 6, 8, 10].map((step) => step * power).find((top) => top >= value * 1.02) ?? 10 * power;
 }
 
 class Plot {
@@ -195,7 +195,8 @@ class Card {
     this.badge = badge();
     this.where = el("p", { class: "where" });
     this.why = el("p", { class: "why" });
-    this.fill = el("span");
+    this.rates = [];
+    this.spark = svg("svg", { class: "spark", "aria-hidden": "true", preserveAspectRatio: "none", viewBox: `0 0 ${SPARK - 1} 32` });
     this.values = {};
     const facts = [
       ["connections", "Connections", "lead"], ["messages", "Messages/s", "lead"], ["lag", "Loop lag", "lead"],
@@ -209,16 +210,17 @@ class Card {
     this.button.addEventListener("click", () => this.act());
     this.node = el("li", { class: "node", "data-node": name, "data-testid": "node" },
       el("div", { class: "node-head" }, el("div", {}, el("h3", {}, name), this.where), this.badge.node),
-      this.why, el("dl", {}, ...facts), el("div", { class: "bar", "aria-hidden": "true" }, this.fill),
+      this.why, el("dl", {}, ...facts), this.spark,
       el("div", { class: "node-foot" }, this.path, this.button));
   }
 
-  show(node, most) {
+  show(node) {
     this.last = node;
     this.badge.show(node.state);
     state(this.node, node.state);
     say(this.where, `${node.host}:${node.port}${node.pid == null ? "" : ` · pid ${node.pid}`}`);
-    say(this.why, `${sentence(node.reason)} · for ${duration(node.since_s)}`);
+    const stay = node.state === "draining" && node.drain ? ` · clients may stay until ${clock.format((node.drain.since + node.drain.drain_s) * 1000)}` : "";
+    say(this.why, `${sentence(node.reason)} · for ${duration(node.since_s)}${stay}`);
     const messages = node.messages_in_per_s == null ? null : node.messages_in_per_s + node.messages_out_per_s;
     say(this.values.connections, number(node.connections));
     say(this.values.messages, rate(messages));
@@ -227,15 +229,26 @@ class Card {
     say(this.values.memory, mebibytes(node.memory_bytes));
     say(this.values.uptime, duration(node.uptime_s));
     say(this.path, node.path === "handoff" ? "Sockets are handed over" : "Reached through a tunnel");
-    this.fill.style.width = `${most ? (100 * node.connections) / most : 0}%`;
-    const drained = node.state === "draining";
-    say(this.button, drained ? "Undrain" : "Drain");
-    this.button.setAttribute("aria-label", `${drained ? "Undrain" : "Drain"} ${node.name}`);
-    this.button.hidden = node.state === "down";
+    this.plot(messages);
+    const ordered = node.drain !== null;
+    say(this.button, ordered ? "Undrain" : "Drain");
+    this.button.setAttribute("aria-label", `${ordered ? "Undrain" : "Drain"} ${node.name}`);
+    this.button.hidden = !ordered && (node.state === "down" || node.state === "draining");
+  }
+
+  plot(messages) {  // the last minute of its messages, as seen since this page was opened
+    this.rates.push(messages ?? 0);
+    if (this.rates.length > SPARK) this.rates.shift();
+    const most = Math.max(1, ...this.rates);
+    const first = SPARK - this.rates.length;
+    const points = this.rates.map((value, i) => `${first + i} ${(31 - (value / most) * 29).toFixed(1)}`);
+    this.spark.replaceChildren(
+      svg("path", { class: "area", d: `M${points.join("L")}V32H${first}Z` }),
+      svg("path", { class: "curve", "vector-effect": "non-scaling-stroke", d: `M${points.join("L")}` }));
   }
 
   async act() {
-    const draining = this.last.state !== "draining";
+    const draining = this.last.drain === null;
     if (draining && !(await confirmed(this.last))) return;
     this.button.disabled = true;
     try {
@@ -265,7 +278,6 @@ async function confirmed(node) {
 }
 
 function showNodes(nodes) {
-  const most = Math.max(0, ...nodes.map((node) => node.connections));
   const names = new Set(nodes.map((node) => node.name));
   for (const [name, card] of cards) {
     if (!names.has(name)) { card.node.remove(); cards.delete(name); }
@@ -273,7 +285,7 @@ function showNodes(nodes) {
   nodes.forEach((node, i) => {
     let card = cards.get(node.name);
     if (!card) cards.set(node.name, (card = new Card(node.name)));
-    card.show(node, most);
+    card.show(node);
     if ($("nodes").children[i] !== card.node) $("nodes").insertBefore(card.node, $("nodes").children[i] ?? null);
   });
   $("no-nodes").hidden = nodes.length > 0;
@@ -284,7 +296,7 @@ function showNodes(nodes) {
 function showFigures(view) {
   const { totals, nodes, redis, sample } = view;
   say($("now-connections"), number(totals.connections));
-  say($("now-users"), `${counted(totals.users, "user")} · ${number(totals.handoffs)} handed over · ${number(totals.tunnels)} tunnelled`);
+  say($("now-users"), counted(totals.users, "user"));
   say($("now-messages"), sample ? rate(sample.messages_in_per_s + sample.messages_out_per_s) : "–");
   say($("now-direction"), sample ? `${rate(sample.messages_in_per_s)} in · ${rate(sample.messages_out_per_s)} out` : "");
   const ready = nodes.filter((node) => node.state === "ready").length;
@@ -296,10 +308,11 @@ function showFigures(view) {
   const slow = nodes.filter((node) => node.loop_lag_ms != null).sort((a, b) => b.loop_lag_ms - a.loop_lag_ms)[0];
   say($("now-lag"), milliseconds(slow?.loop_lag_ms));
   say($("now-lag-node"), slow ? `Slowest node: ${slow.name}` : "No node says");
-  say($("now-redis"), { ok: "OK", away: "Away", none: "None" }[redis.state]);
-  state($("now-redis"), redis.state === "away" ? "failing" : redis.state === "ok" ? "ok" : "");
+  const deaf = redis.state === "ok" && redis.bus_ms == null;
+  say($("now-redis"), deaf ? "Deaf" : { ok: "OK", away: "Away", none: "None" }[redis.state]);
+  state($("now-redis"), redis.state === "away" || deaf ? "failing" : redis.state === "ok" ? "ok" : "");
   say($("now-redis-detail"), {
-    ok: `Bus: ${redis.announced} of ${redis.nodes} nodes · ${milliseconds(redis.read_ms)} ms`,
+    ok: redis.bus_ms == null ? "Nothing comes through the bus" : `Bus: ${milliseconds(redis.bus_ms)} ms through it`,
     away: "Messages stay on their nodes",
     none: "Nodes are not connected",
   }[redis.state]);
@@ -310,6 +323,9 @@ function showBalancer(view) {
     "HTTP exchanges": number(view.totals.exchanges),
     "Turned away": number(Object.values(view.totals.rejected).reduce((sum, count) => sum + count, 0)),
     "Failed connects": number(view.totals.connect_failures),
+    "Handed over": number(view.totals.handoffs),
+    "Tunnelled": number(view.totals.tunnels),
+    "Registry": view.redis.read_ms == null ? "–" : `${milliseconds(view.redis.read_ms)} ms`,
   };
   $("balancer").replaceChildren(...Object.entries(facts).map(([name, text]) => el("div", {}, el("dt", {}, name), el("dd", {}, text))));
   const ours = new Map(view.workers.map((worker) => [worker.pid, worker]));
@@ -342,10 +358,10 @@ function usage(worker) {  // per cent of one core, between the last two looks at
 function showEvents(events) {
   const rows = events.slice(0, 100).map((event) => {
     const shown = badge();
-    shown.show(event.state);
+    shown.show(event.state || "notice");
     const when = new Date(event.at * 1000);
     return el("li", {}, el("time", { datetime: when.toISOString(), title: when.toLocaleString() }, clock.format(when)), shown.node,
-      el("span", { class: "what" }, el("b", {}, event.node), " ", el("span", { class: "reason" }, event.reason)));
+      el("span", { class: "what" }, el("b", {}, event.node || sentence(event.kind)), " ", el("span", { class: "reason" }, event.reason)));
   });
   const key = events.length ? `${events.length} ${events[0].at}` : "";
   if ($("events").dataset.key !== key) $("events").replaceChildren(...rows);
@@ -359,7 +375,7 @@ function complain(text) {
   complaint = text;
 }
 
-function showStatus(link, text, problems = []) {
+function showStatus(link, text, problems = [], warned = false) {
   document.body.dataset.link = link === "ok" || link === "failing" ? "up" : "lost";
   state($("status"), link);
   say($("status-text"), text);
@@ -369,6 +385,7 @@ function showStatus(link, text, problems = []) {
     $("notice").dataset.key = key;
     $("notice").replaceChildren(shown.length === 1 ? shown[0] : el("ul", {}, ...shown.map((line) => el("li", {}, line))));
   }
+  state($("notice"), warned && !complaint ? "waiting" : "failing");
   $("notice").hidden = shown.length === 0;
 }
 
@@ -384,7 +401,7 @@ async function look() {
     columns.at.forEach((_, i) => remember(Object.fromEntries(Object.entries(columns).map(([name, values]) => [name, values[i]]))));
     caughtUp = true;
   }
-  const [view, log] = await Promise.all([ask("api/overview"), ask("api/events").catch(() => ({ events: [] }))]);
+  const [view, log] = await Promise.all([ask("api/overview"), ask("api/events")]);
   remember(view.sample);
   document.title = `${view.status === "ok" ? "" : "⚠ "}${view.cluster} · Flotilla`;
   say($("cluster"), `Cluster ${view.cluster}`);
@@ -395,7 +412,9 @@ async function look() {
   showEvents(log.events);
   showBalancer(view);
   const unready = view.nodes.some((node) => node.state !== "ready");
-  showStatus(view.status, view.status === "ok" ? (unready ? "Serving" : "All is well") : "Needs attention", view.problems.map(sentence));
+  const well = view.status === "ok";
+  const text = !well ? "Needs attention" : unready || view.warnings.length ? "Serving" : "All is well";
+  showStatus(view.status, text, [...view.problems, ...view.warnings].map(sentence), well);
 }
 
 async function run() {

@@ -20,9 +20,14 @@ from cluster.config import Config
 from cluster.member import NodeRecord, Signal, State
 from cluster.rundir import SUPERVISOR, RunDir
 from lb.admin import Sources, admin_app
+from lb.canary import Canary
 from lb.discovery import Discovery
+from lb.drains import Drains
+from lb.events import Events
 from lb.history import History
 from lb.metrics import Metrics, NodeCounts, Totals
+from lb.operations import Operations
+from lb.pages import PAGES
 from lb.pool import Pool
 from lb.reports import Reports
 from lb.views import ChildReport, children_in, health_view, nodes_view
@@ -61,7 +66,10 @@ async def serving(path: Path, **lb: object) -> AsyncIterator[Admin]:
     pool, metrics, run_dir = Pool(time.monotonic), Metrics(), RunDir(path)
     discovery, reports = Discovery(pool, config), Reports(run_dir, 0, metrics, pool)
     history = History(pool)
-    runner = web.AppRunner(admin_app(Sources(config, pool, reports, discovery, run_dir, history)))
+    operations = Operations(pool, Drains(pool, config, run_dir), Events(run_dir, 0))
+    runner = web.AppRunner(
+        admin_app(Sources(config, pool, reports, discovery, run_dir, history, operations, Canary(config)))
+    )
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
@@ -96,6 +104,7 @@ def test_healthz_follows_the_nodes(tmp_path: Path) -> None:
             {
                 "status": "ok",
                 "problems": [],
+                "warnings": [],
                 "nodes": {state: int(state is State.READY) for state in State},
                 "children": [],
                 "redis": "none",
@@ -133,7 +142,7 @@ def test_nodes_are_shown_with_what_they_say_and_what_we_carry(tmp_path: Path) ->
         said = record("n3000", pid=77, connections=4, users=3, memory_bytes=9, cpu_percent=1.5, loop_lag_ms=0.5)
         admin.pool.seen([said])
         rise(admin.pool, "n3000")
-        admin.metrics.tunnel_opened("n3000")
+        admin.metrics.tunnel_opened("n3000", 0.001)
         admin.metrics.exchange_done("n3000", 200)
         admin.metrics.connect_failed("n3000")
         status, body = await admin.json("/api/nodes")
@@ -148,6 +157,9 @@ def test_nodes_are_shown_with_what_they_say_and_what_we_carry(tmp_path: Path) ->
             "state": "ready",
             "reason": "answers its probes",
             "path": "tunnel",
+            "weight": 1.0,
+            "degraded": False,
+            "drain": None,
             "static": True,
             "adopted": False,
             "connections": 4,
@@ -176,7 +188,7 @@ def test_numbers_of_other_workers_are_in(tmp_path: Path) -> None:
         worker = {"index": 1, "pid": os.getppid(), "at": time.monotonic()}
         totals = Totals({"n3000": NodeCounts([0, 5, 0, 0, 0], tunnels_open=2)})
         admin.run_dir.publish("worker-1-9", {"worker": worker, "totals": totals.to_dict()})
-        admin.metrics.tunnel_opened("n3000")
+        admin.metrics.tunnel_opened("n3000", 0.001)
         _, body = await admin.json("/api/nodes")
         assert (body["nodes"][0]["connections"], body["nodes"][0]["exchanges"]) == (3, 5)
         _, _, text = await admin.ask("/metrics")
@@ -240,7 +252,7 @@ def test_only_reading_is_allowed(tmp_path: Path, path: str) -> None:
 
 def test_without_nodes_health_says_so() -> None:
     """`discover: true`, and nobody came yet."""
-    status, body = health_view([], [], "ok")
+    status, body = health_view(Pool(lambda: 0.0), [], "ok")
     assert (status, body["problems"]) == (503, ["no node is ready (none known)"])
 
 
@@ -286,5 +298,105 @@ def test_a_short_report_of_a_child_is_enough() -> None:
 
 def test_states_are_all_counted() -> None:
     """Also those that no node is in."""
-    _, body = health_view([], [], "none")
+    _, body = health_view(Pool(lambda: 0.0), [], "none")
     assert list(body["nodes"]) == list(State)
+
+
+TOKEN = "correct-horse-battery"
+
+
+def test_the_gate_stands_before_everything(tmp_path: Path) -> None:
+    """A page whose name was pointed at this host gets nothing, a form of another site changes nothing."""
+
+    async def check(admin: Admin) -> None:
+        for path in ("/", "/healthz", "/metrics", "/api/nodes", "/nowhere"):
+            status, body = await admin.json(path, Host="evil.example")
+            assert (status, "localhost" in body["error"]) == (421, True)
+        for path in ("/api/nodes/n3000/drain", "/api/nodes/n3000/undrain"):
+            status, body = await admin.json(path, "POST", Origin="http://evil.example", Content_Type="text/plain")
+            assert (status, "X-Flotilla" in body["error"]) == (403, True)
+        assert admin.pool.nodes["n3000"].state is State.JOINING
+        assert (await admin.ask("/api/nodes/n3000/drain", "OPTIONS", Origin="http://evil.example"))[0] == 405
+
+    served(tmp_path, check)
+
+
+def test_beyond_loopback_without_a_token_only_probes_and_prometheus_are_answered(tmp_path: Path) -> None:
+    """And whoever else asks is told what to set."""
+
+    async def main() -> None:
+        async with serving(tmp_path, admin="0.0.0.0:8081") as admin:
+            assert (await admin.ask("/metrics", Host="lb:8081"))[0] == 200
+            assert (await admin.ask("/healthz", Host="lb:8081"))[0] == 503
+            for path in ("/", "/dashboard.js", "/api/nodes", "/api/overview"):
+                status, body = await admin.json(path, Host="lb:8081")
+                assert (status, "lb.admin_token" in body["error"]) == (403, True)
+
+    asyncio.run(main())
+
+
+def test_with_a_token_the_page_is_there_and_all_that_it_shows_needs_the_token(tmp_path: Path) -> None:
+    """401 says how to show it (RFC 6750 3)."""
+
+    async def main() -> None:
+        async with serving(tmp_path, admin="0.0.0.0:8081", admin_token=TOKEN) as admin:
+            assert (await admin.ask("/"))[0] == 200
+            for path in ("/api/nodes", "/api/overview", "/api/history", "/api/events"):
+                status, headers, _ = await admin.ask(path)
+                assert (status, headers["WWW-Authenticate"]) == (401, 'Bearer realm="flotilla"')
+                assert (await admin.json(path, Authorization=f"Bearer {TOKEN}"))[0] == 200
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("path", sorted(PAGES))
+def test_the_page_and_its_parts_may_do_nothing_but_what_they_must(tmp_path: Path, path: str) -> None:
+    """Our own scripts and styles only; in nobody's frame; asked for anew each time."""
+
+    async def check(admin: Admin) -> None:
+        status, headers, text = await admin.ask(path)
+        assert (status, headers["Content-Type"]) == (200, f"{PAGES[path][1]}; charset=utf-8")
+        policy = headers["Content-Security-Policy"].split("; ")
+        assert {"default-src 'none'", "script-src 'self'", "frame-ancestors 'none'"} <= set(policy)
+        assert "unsafe" not in headers["Content-Security-Policy"]
+        assert headers["Cache-Control"] == "no-cache"
+        assert "http://" not in text.replace("http://www.w3.org/", "")
+        assert path == "/api/openapi.json" or "https://" not in text
+
+    served(tmp_path, check)
+
+
+def test_the_overview_is_all_that_the_page_shows(tmp_path: Path) -> None:
+    """Nodes with their rates, sums over them, workers, Redis."""
+
+    async def check(admin: Admin) -> None:
+        status, body = await admin.json("/api/overview")
+        assert (status, body["sample"], body["redis"]["state"]) == (200, None, "none")
+        admin.pool.seen([record("n3000", connections=4, users=3, uptime_s=1.0)])
+        admin.history.sample(1.0)
+        admin.pool.seen([record("n3000", connections=5, users=3, messages_in=6, messages_out=8, uptime_s=3.0)])
+        admin.history.sample(2.0)
+        admin.metrics.rejected("no_node")
+        status, body = await admin.json("/api/overview")
+        assert (body["totals"]["connections"], body["totals"]["users"]) == (5, 3)
+        assert body["totals"]["rejected"] == {"no_node": 1}
+        assert body["sample"] == {
+            "at": 2.0,
+            "connections": 5,
+            "messages_in_per_s": 3.0,
+            "messages_out_per_s": 4.0,
+            "loop_lag_ms": 0.0,
+        }
+        [node] = body["nodes"]
+        assert (node["messages_in_per_s"], node["messages_out_per_s"]) == (3.0, 4.0)
+        assert [worker["pid"] for worker in body["workers"]] == [os.getpid()]
+        _, columns = await admin.json("/api/history")
+        assert columns == {
+            "at": [1.0, 2.0],
+            "connections": [4, 5],
+            "messages_in_per_s": [0.0, 3.0],
+            "messages_out_per_s": [0.0, 4.0],
+            "loop_lag_ms": [0.0, 0.0],
+        }
+
+    served(tmp_path, check)

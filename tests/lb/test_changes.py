@@ -86,11 +86,23 @@ def test_another_application_rolls_the_nodes_after_a_look_at_it() -> None:
 
 @pytest.mark.parametrize(
     "nodes",
-    [{"ping_interval_s": 20.0}, {"drain_s": 1.0}, {"outlive_supervisor_s": 5.0}, {"advertise": "10.0.0.1"}],
+    [{"ping_interval_s": 20.0}, {"outlive_supervisor_s": 5.0}, {"advertise": "10.0.0.1"}],
 )
 def test_settings_of_nodes_roll_them_and_leave_the_workers(nodes: dict[str, Any]) -> None:
     """A tunnel through a worker survives that."""
     assert _plan(nodes=nodes) == Plan(roll=(3000, 3001, 3002))
+
+
+@pytest.mark.parametrize("nodes", [{"drain_s": 1.0}, {"close_per_s": 5.0}])
+def test_how_nodes_drain_concerns_both(nodes: dict[str, Any]) -> None:
+    """Workers write it into the orders that they give."""
+    assert _plan(nodes=nodes) == Plan(workers=True, roll=(3000, 3001, 3002))
+
+
+@pytest.mark.parametrize("nodes", [{"weights": {"n3000": 2.0}}, {"max_connections": 9}, {"handshakes_per_s": 9.0}])
+def test_how_clients_are_placed_concerns_workers_alone(nodes: dict[str, Any]) -> None:
+    """No node is touched."""
+    assert _plan(nodes=nodes) == Plan(workers=True)
 
 
 def test_new_nodes_are_not_rolled() -> None:

@@ -39,7 +39,7 @@ def test_an_unknown_command_is_one_line(runtime: Path) -> None:
     ended = _lb("start", runtime=runtime)
     assert ended.status == 2
     assert ended.errors == [
-        "python -m lb: unknown command 'start'; allowed: check, status (--help shows what is allowed)"
+        "python -m lb: unknown command 'start'; allowed: check, status, drain, undrain (--help shows what is allowed)"
     ]
 
 

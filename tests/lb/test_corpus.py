@@ -56,7 +56,7 @@ def test_a_request_is_refused_or_goes_on_as_exactly_these_bytes(case: Case) -> N
     """Refused means: with this status, no node hears of it, and the connection ends."""
 
     async def main() -> None:
-        async with recording_server() as (port, requests), balancer(port) as front:
+        async with recording_server() as (port, requests), balancer(port, traceparent="pass") as front:
             caller = await front.connect()
             caller.send(case.sent)
             head = await asyncio.wait_for(caller.head(), WAIT_S)
@@ -77,7 +77,7 @@ def test_an_answer_is_refused_or_goes_on_as_exactly_these_bytes(case: Case) -> N
 
     async def main() -> None:
         talk = scripted_server(lambda _, writer: writer.write(case.sent), then_close=True)
-        async with talk as port, balancer(port, stickiness="none") as front:
+        async with talk as port, balancer(port, stickiness="none", traceparent="pass") as front:
             caller = await front.connect()
             caller.send(case.request)
             if case.outcome == CUT:

@@ -39,7 +39,10 @@ def long_way(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 @asynccontextmanager
 async def one_bare_node(directory: Path) -> AsyncIterator[tuple[Balancer, BareNode]]:
-    async with bare_node(directory / "n0.sock") as node, balancer(1, trusted_proxies=["127.0.0.1"]) as front:
+    async with (
+        bare_node(directory / "n0.sock") as node,
+        balancer(1, trusted_proxies=["127.0.0.1"], traceparent="pass") as front,
+    ):
         hands_over(front, node.path)
         yield front, node
 

@@ -10,6 +10,7 @@ import pytest
 
 from cluster.member import State
 from lb.affinity import cookie_value
+from lb.trace import is_valid
 from tests.lb.conftest import Run
 from tests.support.backends import OK, Backend, Conversation, Talk, answering, backend, hanging
 from tests.support.balancer import SECRET, Balancer, balancer
@@ -77,8 +78,11 @@ def test_headers_go_both_ways_and_nothing_is_invented(run: Run) -> None:
             b"Connection: close",
         ]
         assert cookie.startswith(b"Set-Cookie: flotilla_node=n0.")
+        [trace] = node.headers()[b"traceparent"]
+        assert is_valid(trace)
         assert node.headers() == {
             b"host": [b"h"],
+            b"traceparent": [trace],
             b"x-forwarded-for": [b"127.0.0.1"],
             b"x-forwarded-proto": [b"http"],
             b"x-forwarded-host": [b"h"],

@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cluster.member import NodeRecord, Signal
 from cluster.rundir import RunDir
 from lb.exposition import exposition
+from lb.histogram import ANSWER_S, HANDSHAKE_S, LIFE_S, Histogram
 from lb.metrics import FORGET_AFTER_S, Metrics, NodeCounts, Totals
 from lb.pool import Pool
 from lb.reports import STALE_S, Reports, Stack, Worker
@@ -50,12 +51,36 @@ class TestCounters:
     def test_tunnels_count_while_open_and_their_bytes_when_closed(self) -> None:
         """Both ways, and how long they lasted."""
         metrics = Metrics()
-        metrics.tunnel_opened("n1")
-        metrics.tunnel_opened("n1")
+        metrics.tunnel_opened("n1", 0.003)
+        metrics.tunnel_opened("n1", 0.003)
         metrics.tunnel_closed("n1", 2.5, 10, 20)
         assert metrics.totals.nodes["n1"] == NodeCounts(
-            tunnels=2, tunnels_open=1, tunnel_seconds=2.5, bytes_from_client=10, bytes_from_node=20
+            tunnels=2,
+            tunnels_open=1,
+            bytes_from_client=10,
+            bytes_from_node=20,
+            tunnel_handshakes=histogram(HANDSHAKE_S, 0.003, 0.003),
+            tunnel_life=histogram(LIFE_S, 2.5),
         )
+
+    def test_handovers_count_while_open(self) -> None:
+        """How long the handshake took, and how long they lasted."""
+        metrics = Metrics()
+        metrics.handed_over("n1", 0.0004)
+        metrics.handed_over("n1", 7.0)
+        metrics.handed_over_closed("n1", 90_000.0)
+        assert metrics.totals.nodes["n1"] == NodeCounts(
+            handoffs=2,
+            handoffs_open=1,
+            handoff_handshakes=histogram(HANDSHAKE_S, 0.0004, 7.0),
+            handoff_life=histogram(LIFE_S, 90_000.0),
+        )
+
+    def test_answers_count_by_how_long_they_took(self) -> None:
+        """Whatever their status."""
+        metrics = Metrics()
+        metrics.answered("n1", 0.02)
+        assert metrics.totals.nodes["n1"] == NodeCounts(answers=histogram(ANSWER_S, 0.02))
 
     def test_failures_and_rejections_count(self) -> None:
         """By node, and by reason."""
@@ -70,14 +95,21 @@ class TestCounters:
         """A tunnel opened as `h:1` and closed as `n1` is closed."""
         metrics, pool = Metrics(), Pool(lambda: 0.0)
         node = pool.add_static("h", 1)
-        metrics.tunnel_opened("h:1")
+        metrics.tunnel_opened("h:1", 0.003)
         metrics.exchange_done("h:1", 200)
         pool.rename(node, "n1")
         metrics.exchange_done("n1", 200)
         metrics.tunnel_closed("n1", 1.0, 1, 1)
         metrics.settle(pool, 0.0)
         assert metrics.totals.nodes == {
-            "n1": NodeCounts([0, 2, 0, 0, 0], tunnels=1, tunnel_seconds=1.0, bytes_from_client=1, bytes_from_node=1)
+            "n1": NodeCounts(
+                [0, 2, 0, 0, 0],
+                tunnels=1,
+                bytes_from_client=1,
+                bytes_from_node=1,
+                tunnel_handshakes=histogram(HANDSHAKE_S, 0.003),
+                tunnel_life=histogram(LIFE_S, 1.0),
+            )
         }
 
     def test_a_node_that_is_long_gone_is_forgotten_but_not_with_open_tunnels(self) -> None:
@@ -86,7 +118,7 @@ class TestCounters:
         pool.add_static("h", 1, "here")
         for name in ("here", "gone", "returns"):
             metrics.exchange_done(name, 200)
-        metrics.tunnel_opened("carried")
+        metrics.tunnel_opened("carried", 0.003)
         metrics.settle(pool, 0.0)
         pool.seen([record("returns")])
         metrics.settle(pool, FORGET_AFTER_S - 1)
@@ -101,13 +133,20 @@ class TestCounters:
         assert sorted(metrics.totals.nodes) == ["here"]
 
 
+def histogram(bounds: tuple[float, ...], *values: float) -> Histogram:
+    counted = Histogram(bounds)
+    for value in values:
+        counted.add(value)
+    return counted
+
+
 COUNTS = st.builds(
     NodeCounts,
     exchanges=st.lists(st.integers(0, 10**12), min_size=5, max_size=5),
     connect_failures=st.integers(0, 10**12),
     tunnels=st.integers(0, 10**12),
     tunnels_open=st.integers(0, 10**6),
-    tunnel_seconds=st.integers(0, 10**6).map(float),
+    tunnel_life=st.lists(st.integers(0, 10**6)).map(lambda lives: histogram(LIFE_S, *map(float, lives))),
     bytes_from_client=st.integers(0, 2**60),
     bytes_from_node=st.integers(0, 2**60),
 )
@@ -331,7 +370,12 @@ class TestExposition:
         pool.seen([dataclasses.replace(record("n1", pid=7, version="1"), **load, **crowd)])  # type: ignore[arg-type]
         pool.signal(pool.nodes["n1"], Signal.RISE, "answers its probes")
         pool.add_static("10.0.0.5", 80)
-        counts = NodeCounts([0, 1, 2, 3, 4], 5, 6, 7, 8.0, 9, 10, handoffs=11, handoffs_open=12, handoff_seconds=13.0)
+        counts = NodeCounts([0, 1, 2, 3, 4], 5, 6, 7, 9, 10, handoffs=11, handoffs_open=12)
+        counts.answers.add(0.02)
+        counts.tunnel_handshakes.add(0.3)
+        counts.handoff_handshakes.add(0.0002)
+        counts.tunnel_life.add(8.0)
+        counts.handoff_life.add(13.0)
         stack = Stack(Totals({"n1": counts}, {"no_node": 2}), [Worker(index=0, pid=11, at=0.0, cpu_seconds=1.5)])
         found = samples(exposition(pool, stack, "ok"))
 
@@ -356,10 +400,16 @@ class TestExposition:
         assert value("flotilla_connect_failures_total", node="n1") == 5
         assert value("flotilla_tunnels_total", node="n1") == 6
         assert value("flotilla_tunnels_open", node="n1") == 7
-        assert value("flotilla_tunnel_seconds_total", node="n1") == 8
+        assert value("flotilla_tunnel_seconds_sum", node="n1") == 8
+        assert value("flotilla_tunnel_seconds_bucket", node="n1", le="5") == 0
+        assert value("flotilla_tunnel_seconds_bucket", node="n1", le="15") == 1
+        assert value("flotilla_answer_seconds_bucket", node="n1", le="+Inf") == 1
+        assert value("flotilla_handshake_seconds_bucket", node="n1", path="handoff", le="0.00025") == 1
+        assert value("flotilla_handshake_seconds_bucket", node="n1", path="tunnel", le="0.25") == 0
+        assert value("flotilla_handshake_seconds_count", node="n1", path="tunnel") == 1
         assert value("flotilla_handoffs_total", node="n1") == 11
         assert value("flotilla_handoffs_open", node="n1") == 12
-        assert value("flotilla_handoff_seconds_total", node="n1") == 13
+        assert value("flotilla_handoff_seconds_sum", node="n1") == 13
         assert value("flotilla_tunnel_bytes_total", node="n1", direction="from_client") == 9
         assert value("flotilla_tunnel_bytes_total", node="n1", direction="from_node") == 10
         assert value("flotilla_rejected_total", reason="no_node") == 2
@@ -386,7 +436,7 @@ class TestExposition:
         pool = Pool(lambda: 0.0)
         pool.seen([record("n1")])
         stack = Stack(Totals({"n1": NodeCounts()}, {"no_node": 1}), [Worker(index=0, pid=1, at=0.0)])
-        names = {name for name, _ in samples(exposition(pool, stack, "ok"))}
+        names = {name for name, _ in samples(exposition(pool, stack, "ok", 0.001))}
         page = Path(__file__).parents[2].joinpath("docs", "metrics.md").read_text(encoding="utf-8")
         documented = {word.strip("`") for word in page.split() if word.startswith("`flotilla_")}
         assert documented == names

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,9 +84,11 @@ class Caller:
 
 
 @asynccontextmanager
-async def balancer(*ports: int, most_connections: int = 1000, **lb: Any) -> AsyncIterator[Balancer]:
-    """Run a front with one ready node on each of `ports`; `lb` overrides that section of the configuration."""
-    config = Config.model_validate({"secret": SECRET, "redis": "none", "lb": lb})
+async def balancer(
+    *ports: int, most_connections: int = 1000, nodes: Mapping[str, Any] | None = None, **lb: Any
+) -> AsyncIterator[Balancer]:
+    """Run a front with one ready node on each of `ports`; `lb` and `nodes` override sections of the configuration."""
+    config = Config.model_validate({"secret": SECRET, "redis": "none", "lb": lb, "nodes": dict(nodes or {})})
     changes: list[Change] = []
     pool, metrics = Pool(time.monotonic, on_change=changes.append, terms=Terms.of(config)), Metrics()
     for number, port in enumerate(ports):

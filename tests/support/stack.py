@@ -51,7 +51,9 @@ class Stack:
 
     async def get(self, path: str) -> Any:
         """Return the JSON that the admin address answers with."""
-        async with aiohttp.ClientSession() as session, session.get(self.admin_url + path) as answer:
+        token = self.config["lb"].get("admin_token", "")
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        async with aiohttp.ClientSession() as session, session.get(self.admin_url + path, headers=headers) as answer:
             return await answer.json()
 
     async def nodes(self) -> list[dict[str, Any]]:

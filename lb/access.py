@@ -1,0 +1,102 @@
+"""The access log (`log.access`): a line for each HTTP exchange, one when a WebSocket opens and one when it ends.
+
+A line says what we know and nothing else: of a WebSocket that was handed over, when it ended; its bytes and its close
+code are the node's.  Credentials stay out: of the query the names, and only the values of Engine.IO's own parameters.
+Whoever has no line to write asks `is_on` and does no more.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cluster import logs
+from lb.affinity import TrustedProxies
+from lb.headers import Headers, Via, values
+from lb.trace import trace_id
+
+log = logging.getLogger(logs.ACCESS)
+
+PLAIN = frozenset({"EIO", "transport", "t", "j", "b64"})
+"""Parameters whose values are shown.  A `sid` is a credential; what an application calls `token` is one as well."""
+
+MASK = "***"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a line says of the request."""
+
+    client: str
+    method: str
+    target: str
+    trace: str
+
+
+class AccessLog:
+    """Writes the lines of one worker.  `proxies` are those whose X-Forwarded-For tells who the client is."""
+
+    def __init__(self, proxies: TrustedProxies = TrustedProxies()) -> None:  # noqa: B008  frozen
+        self._proxies = proxies
+
+    @property
+    def is_on(self) -> bool:
+        """Whether lines are wanted; a reload may change it."""
+        return log.isEnabledFor(logging.INFO)
+
+    def asked(self, method: str, target: str, headers: Headers, via: Via) -> Asked:
+        """Return what a line shall say of this request."""
+        client = self._proxies.client_of(via.peer, values(headers, b"x-forwarded-for"))
+        return Asked(client, method, masked(target), trace_id(headers, via.trace))
+
+    def answered(self, asked: Asked, node: str, status: int, seconds: float, bytes_in: int, bytes_out: int) -> None:
+        """An HTTP exchange is over.  No `node`: the answer was ours.  499: the client went away first."""
+        who = _facts(asked) | ({"node": node} if node else {})
+        sizes = {"bytes_in": bytes_in, "bytes_out": bytes_out}
+        log.info("http", extra=who | {"status": status, "ms": _ms(seconds)} | sizes)
+
+    def refused(self, peer: str, status: int, reason: str) -> None:
+        """A connection was turned away before there was a request to speak of."""
+        log.info("http refused", extra={"client": peer, "status": status, "reason": reason})
+
+    def opened(self, asked: Asked, node: str, path: str, seconds: float) -> None:
+        """A WebSocket is open, so long after its client came."""
+        log.info("websocket opened", extra=_facts(asked) | {"node": node, "path": path, "ms": _ms(seconds)})
+
+    def handed_over_closed(self, asked: Asked, node: str, seconds: float) -> None:
+        """A node says that it is done with one that it had been handed."""
+        log.info("websocket closed", extra=_facts(asked) | {"node": node, "path": "handoff", "seconds": _s(seconds)})
+
+    def tunnel_closed(self, asked: Asked, node: str, seconds: float, sizes: Sequence[int], by: str) -> None:
+        """A tunnel has ended; `by` is who ended its connection first: client, node or balancer."""
+        facts = {"node": node, "path": "tunnel", "seconds": _s(seconds)}
+        log.info(
+            "websocket closed", extra=_facts(asked) | facts | {"bytes_in": sizes[0], "bytes_out": sizes[1], "by": by}
+        )
+
+
+def masked(target: str) -> str:
+    """Return a request target without the values of its query, but for those that say nothing of anybody."""
+    path, mark, query = target.partition("?")
+    if not mark:
+        return target
+    return path + mark + "&".join(_masked_pair(pair) for pair in query.split("&"))
+
+
+def _masked_pair(pair: str) -> str:
+    name, mark, _ = pair.partition("=")
+    return pair if not mark or name in PLAIN else f"{name}={MASK}"
+
+
+def _facts(asked: Asked) -> dict[str, object]:
+    facts: dict[str, object] = {"client": asked.client, "method": asked.method, "target": asked.target}
+    return facts | {"trace": asked.trace} if asked.trace else facts
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 3)
+
+
+def _s(seconds: float) -> float:
+    return round(seconds, 3)

@@ -1,0 +1,283 @@
+"""lb/access.py: who asked what, where it went, how it ended; nobody's credentials, nothing that we do not know."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster import logs
+from cluster.handoff import Closed, Taken
+from lb.access import masked
+from tests.lb.conftest import Run
+from tests.support.backends import OK, Conversation, answering, backend, hanging, tunnel_echo
+from tests.support.balancer import balancer, upgrade_request
+from tests.support.handing import bare_node, hands_over
+from tests.support.upstreams import switching_protocols
+from tests.support.waiting import eventually
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+class Lines(logging.Handler):
+    """The lines of the access log, as fields."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[dict[str, Any]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append({"what": record.getMessage(), **logs._fields(record)})
+
+    async def line(self, number: int) -> Mapping[str, Any]:
+        """Wait for the line of this number, the first being 1, and return it; it must be the last."""
+        await eventually(lambda: len(self.lines) >= number, what=f"{number} lines")
+        assert len(self.lines) == number
+        return self.lines[-1]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    logger, handler = logging.getLogger(logs.ACCESS), Lines()
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield handler
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(logging.NOTSET)
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("/", "/"),
+        ("/a?", "/a?"),
+        ("/socket.io/?EIO=4&transport=polling&t=x&sid=n1-abc.def", "/socket.io/?EIO=4&transport=polling&t=x&sid=***"),
+        ("/x?token=hunter2&b", "/x?token=***&b"),
+        ("/x?=hunter2", "/x?=***"),
+        ("/x?a=b?c=hunter2", "/x?a=***"),
+        ("/x?s%69d=hunter2", "/x?s%69d=***"),
+    ],
+)
+def test_of_a_query_only_harmless_values_are_shown(target: str, shown: str) -> None:
+    """A sid is a credential, however it is spelt; and who knows what applications put there."""
+    assert masked(target) == shown
+
+
+@given(st.text(), st.text(min_size=5))
+def test_no_value_gets_through(name: str, value: str) -> None:
+    """Whatever its name."""
+    if name not in ("EIO", "transport", "t", "j", "b64") and not set(name + value) & set("&=?"):
+        assert value not in masked(f"/?{name}={value}").removeprefix(f"/?{name}")
+
+
+def test_an_exchange_is_one_line(run: Run, lines: Lines) -> None:
+    """Who, what, where, how long, how much, how it ended, which trace."""
+
+    async def hears(conversation: Conversation, head: bytes) -> None:
+        await conversation.reader.readexactly(5)
+        await conversation.send(OK)
+
+    async def main() -> None:
+        async with backend(hears) as node, balancer(node.port) as lb:
+            await lb.ask(
+                f"POST /x?sid=abc HTTP/1.1\r\nHost: h\r\nConnection: close\r\nContent-Length: 5\r\n"
+                f"traceparent: 00-{TRACE}-b7ad6b7169203331-01\r\n\r\nhello".encode()
+            )
+            line = dict(await lines.line(1))
+            assert 0 < line.pop("ms") < 10_000
+            sent = line.pop("bytes_out")
+            assert sent > len(OK), "with the cookie"
+            assert line == {
+                "what": "http",
+                "client": "127.0.0.1",
+                "method": "POST",
+                "target": "/x?sid=***",
+                "trace": TRACE,
+                "node": "n0",
+                "status": 200,
+                "bytes_in": 5,
+            }
+            assert len(lines.lines) == 1
+
+    run(main)
+
+
+def test_what_we_answer_ourselves_names_no_node(run: Run, lines: Lines) -> None:
+    """No node is there; or the request is none."""
+
+    async def main() -> None:
+        async with balancer() as lb:
+            await lb.ask(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            line = await lines.line(1)
+            assert (line["status"], "node" in line, len(line["trace"])) == (503, False, 32)
+            await lb.ask(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n")
+            line = await lines.line(2)
+            assert (line["what"], line["status"]) == ("http", 400)
+            await lb.ask(b"NOT HTTP\r\n\r\n")
+            line = await lines.line(3)
+            assert (line["what"], line["client"], line["status"]) == ("http refused", "127.0.0.1", 400)
+
+    run(main)
+
+
+def test_a_client_that_leaves_before_its_answer_is_a_499(run: Run, lines: Lines) -> None:
+    """As nginx calls it: nobody was there to be sent a status."""
+
+    async def main() -> None:
+        async with hanging() as node, balancer(node.port) as lb:
+            caller = await lb.connect()
+            caller.send(b"GET /slow HTTP/1.1\r\nHost: h\r\n\r\n")
+            await eventually(lambda: lb.node().exchanges)
+            caller.close()
+            line = await lines.line(1)
+            assert (line["target"], line["status"]) == ("/slow", 499)
+
+    run(main)
+
+
+def test_who_is_refused_at_the_door_has_a_line(run: Run, lines: Lines) -> None:
+    """Too many are here, and one that never ends its head."""
+
+    async def main() -> None:
+        async with balancer(most_connections=1, head_timeout_s=0.2) as lb:
+            slow = await lb.connect()
+            slow.send(b"GET / HT")
+            await eventually(lambda: lb.front.connections)
+            await lb.ask(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+            await slow.rest()
+            assert [(line["what"], line["status"]) for line in lines.lines] == [
+                ("http refused", 503),
+                ("http refused", 408),
+            ]
+
+    run(main)
+
+
+@pytest.mark.parametrize("by", ["client", "node", "balancer"])
+def test_a_tunnel_is_two_lines_and_the_last_one_says_who_ended_it(run: Run, lines: Lines, by: str) -> None:
+    """With the bytes of both ways."""
+
+    async def hangs_up(conversation: Conversation, head: bytes) -> None:
+        await conversation.send(switching_protocols(head))
+        await conversation.send(await conversation.reader.readexactly(5))
+        conversation.finish()
+        await conversation.until_closed()
+
+    async def main() -> None:
+        async with backend(hangs_up if by == "node" else tunnel_echo) as node, balancer(node.port) as lb:
+            caller = await lb.connect()
+            caller.send(upgrade_request("/ws?sid=abc"))
+            await caller.head()
+            opened = await lines.line(1)
+            assert (opened["what"], opened["node"], opened["path"]) == ("websocket opened", "n0", "tunnel")
+            assert 0 < opened["ms"] < 10_000
+            caller.send(b"hello")
+            assert await caller.reader.readexactly(5) == b"hello"
+            if by == "client":
+                caller.writer.write_eof()
+            elif by == "balancer":
+                await lb.front.stop(0)
+            else:
+                await caller.rest()
+                caller.writer.write_eof()
+            line = await lines.line(2)
+            assert line["seconds"] >= 0
+            assert {name: line[name] for name in ("what", "target", "trace", "bytes_in", "bytes_out", "by")} == {
+                "what": "websocket closed",
+                "target": "/ws?sid=***",
+                "trace": opened["trace"],
+                "bytes_in": 5,
+                "bytes_out": 5,
+                "by": by,
+            }
+
+    run(main)
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_handed_over_websocket_is_two_lines_and_says_no_more_than_we_know(
+    run: Run, lines: Lines, tmp_path: Path, pieces: int
+) -> None:
+    """The node tells that it ended; not its bytes, not its close code.  Whichever way it was handed over."""
+
+    async def main() -> None:
+        async with bare_node(tmp_path / "n0.sock") as node, balancer(1) as lb:
+            hands_over(lb, node.path)
+            caller = await lb.connect()
+            request = upgrade_request("/ws")
+            caller.send(request[: len(request) // pieces])
+            await eventually(lambda: pieces == 1 or lb.front.connections)
+            caller.send(request[len(request) // pieces :])
+            link = await node.link()
+            packet = await link.packet()
+            link.say(Taken(packet.id))
+            opened = await lines.line(1)
+            assert (opened["what"], opened["path"], opened["client"]) == ("websocket opened", "handoff", "127.0.0.1")
+            link.say(Closed((packet.id,)))
+            line = await lines.line(2)
+            assert set(line) == {"what", "client", "method", "target", "trace", "node", "path", "seconds"}
+            assert (line["what"], line["trace"]) == ("websocket closed", opened["trace"])
+
+    run(main)
+
+
+def test_a_node_that_is_lost_is_no_end_of_its_websockets(run: Run, lines: Lines, tmp_path: Path) -> None:
+    """They may go on, and nobody told us otherwise: no line."""
+
+    async def main() -> None:
+        async with bare_node(tmp_path / "n0.sock") as node, balancer(1) as lb:
+            hands_over(lb, node.path)
+            (await lb.connect()).send(upgrade_request("/ws"))
+            link = await node.link()
+            link.say(Taken((await link.packet()).id))
+            await eventually(lambda: lines.lines)
+            link.close()
+            await eventually(lambda: lb.node().handed_over == 0)
+            assert [line["what"] for line in lines.lines] == ["websocket opened"]
+
+    run(main)
+
+
+def test_off_there_is_no_line(run: Run, lines: Lines) -> None:
+    """And a reload may switch it off, whatever `log.level` is."""
+
+    async def main() -> None:
+        async with backend(answering(OK)) as node, balancer(node.port) as lb:
+            logs._switch_access(on=False)
+            await lb.ask(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            logs._switch_access(on=True)
+            await lb.ask(b"GET /on HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            await eventually(lambda: lines.lines)
+            assert [line["target"] for line in lines.lines] == ["/on"]
+
+    run(main)
+
+
+def test_in_json_each_line_is_an_object(tmp_path: Path) -> None:
+    """`log.format: json`, also where the log's level would hide it."""
+    written: list[str] = []
+
+    class Stream:
+        def write(self, text: str) -> None:
+            written.append(text)
+
+        def flush(self) -> None: ...
+
+    root = logging.getLogger()
+    before, level = root.handlers[:], root.level
+    try:
+        logs.set_up("worker-0", "error", "json", Stream(), access=True)
+        logging.getLogger(logs.ACCESS).info("http", extra={"status": 200, "ms": 1.5})
+        [line] = map(json.loads, "".join(written).splitlines())
+        assert (line["message"], line["logger"], line["status"], line["ms"]) == ("http", "access", 200, 1.5)
+    finally:
+        logging.basicConfig(level=level, handlers=before, force=True)
+        logs._switch_access(on=False)
