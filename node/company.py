@@ -24,6 +24,9 @@ UP_S = 2.0
 """How long a node that starts waits until it hears the others; later it serves without, and says so."""
 
 
+MOST_LAG_MS = 1e6
+
+
 class Company:
     """The others of the node `info`, on the Redis of `config`."""
 
@@ -47,6 +50,22 @@ class Company:
     @property
     def bus(self) -> Bus:
         return self.post.bus
+
+    def figures(self) -> dict[str, Any]:
+        """Return what the node's record says of the bus."""
+        figures, lag = self.bus.figures(), self.post.lag
+        return {
+            "bus_published": figures.published,
+            "bus_published_bytes": figures.published_bytes,
+            "bus_received": figures.received,
+            "bus_received_bytes": figures.received_bytes,
+            "bus_subscriptions": figures.subscriptions,
+            "bus_outbox_bytes": figures.outbox_bytes,
+            "bus_dropped": self.bus.dropped,
+            "bus_canary_ms": round(figures.canary_ms, 2),
+            "bus_lag_p50_ms": min(lag.percentile(0.5), MOST_LAG_MS),
+            "bus_lag_p99_ms": min(lag.percentile(0.99), MOST_LAG_MS),
+        }
 
     def jobs(self) -> list[Coroutine[Any, Any, None]]:
         """What must run as long as the node serves, and before it does."""
