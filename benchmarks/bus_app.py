@@ -34,11 +34,12 @@ def prepare(server: Any, app: web.Application) -> None:
     async def emit(request: web.Request) -> web.Response:
         """Emit `count` events, `batch` of them at once each `every_ms`; 0: as fast as it goes."""
         count, batch, every_ms = (int(request.query[name]) for name in ("count", "batch", "every_ms"))
-        loop = asyncio.get_running_loop()
+        who, loop = request.query.get("who", ""), asyncio.get_running_loop()
         due = loop.time()
         for start in range(0, count, batch):
             for number in range(start, start + batch):
-                await server.emit("event", {"n": number, "at": time.monotonic_ns() // 1000, "text": TEXT}, room=ROOM)
+                at = time.monotonic_ns() // 1000
+                await server.emit("event", {"n": number, "at": at, "text": TEXT, "who": who}, room=ROOM)
             due += every_ms / 1000
             await asyncio.sleep(max(0, due - loop.time()) if every_ms else 0)
         return web.Response()
