@@ -323,7 +323,7 @@ def test_who_may_not_publish_is_told_and_goes_on(valkey: Valkey, caplog: pytest.
 
     async def main() -> None:
         async with connection(valkey.url) as link:
-            rules = ["&{test}:bus:ear:*", "&{test}:bus:node:*", "+@all"]
+            rules = ["resetchannels", "&{test}:bus:ear:*", "&{test}:bus:node:*", "+@all"]
             await link.execute_command("ACL", "SETUSER", "ada", "on", ">pw", *rules)  # type: ignore[no-untyped-call]
         async with members(f"redis://ada:pw@127.0.0.1:{valkey.port}") as [one]:
             for number in range(3):
