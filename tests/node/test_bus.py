@@ -67,6 +67,24 @@ def test_who_has_subscribed_hears_the_next_message(valkey: Valkey) -> None:
     asyncio.run(main())
 
 
+def test_many_subscriptions_are_waited_for_at_once(valkey: Valkey) -> None:
+    """Of a client that moved here with all its rooms, say; while Redis is away there is nothing to wait for."""
+
+    async def main() -> None:
+        async with members(valkey.url, valkey.url) as [one, two]:
+            for number in range(300):
+                two.bus.want(two.channels.room("/", f"room {number}"))
+            assert await two.bus.settled()
+            for number in range(300):
+                one.say(number, f"room {number}")
+            await eventually(partial(heard, two, 300))
+            valkey.kill()
+            await eventually(lambda: two.bus.health is Health.AWAY)
+            assert not await two.bus.settled()
+
+    asyncio.run(main())
+
+
 def test_who_listens_to_nothing_receives_nothing(valkey: Valkey) -> None:
     """A message costs only those who have somebody for it."""
 
