@@ -281,6 +281,7 @@ class _Node:
                 users=self._presence.own_users,
                 messages_in=engine.messages_in,
                 messages_out=engine.messages_out,
+                **({} if self._company is None else self._company.figures()),
             )
 
         return measure

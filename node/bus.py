@@ -117,6 +117,10 @@ class Bus:
         """Return True when the subscription holds, or False if Redis is away: then it will hold when it is back."""
         return await self.lanes[channel.partition].subscriber.subscribe(channel.name)
 
+    async def settled(self) -> bool:
+        """Return True when all subscriptions hold that are wanted now, or False if Redis is away."""
+        return all([await lane.subscriber.settled() for lane in self.lanes])
+
     def unsubscribe(self, channel: Channel) -> None:
         self.lanes[channel.partition].subscriber.unsubscribe(channel.name)
 

@@ -111,12 +111,18 @@ class Fanout(ClientManager):
         except_rooms: Rooms | None,
         volatile: bool,
     ) -> Fate:
-        channels = self.channels_to(space, target)
+        rooms: tuple[Room, ...] | None
+        channels: tuple[Channel, ...]
+        if target.__class__ is str:
+            rooms, channel = (target,), self._channel(space, target)
+            channels = () if channel is None else (channel,)
+        else:
+            rooms = None if target is None else tuple(rooms_in(target))
+            channels = tuple(self.channels_to(space, target))
         if not channels:
             return Fate.LOCAL
         if volatile and self.post.bus.health is not Health.OK:
             return Fate.DROPPED
-        rooms = None if target is None else (target,) if isinstance(target, str) else tuple(rooms_in(target))
         outside = () if except_rooms is None else tuple(rooms_in(except_rooms))
         content = Emit(space, rooms, message.text, message.binaries, skip, outside, volatile)
         return self.post.send(channels[0], content) if len(channels) == 1 else self.post.send_all(channels, content)

@@ -176,7 +176,7 @@ class Part:
             return True
         if delta.at.version <= reading.at.version:
             return True
-        if reading.broken or not _follows(reading.at, delta):
+        if not _follows(reading.at, delta):
             reading.broken = True
             return False
         reading.at = delta.at

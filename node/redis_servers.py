@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 from cluster.redis_address import RedisAddress, Server, Topology
-from node.redis_socket import RedisLost, RedisSocket, dialled
+from node.redis_socket import RedisLost, RedisSocket, Refused, dialled
 
 FRESH_S = 0.5
 """How long a map of a cluster is good for: all partitions ask for it at once when a server is lost."""
@@ -55,9 +55,7 @@ class Sentinels:
         master = await self._master()
         link = await dialled(master, self._address)
         try:
-            role = (await link.ask("ROLE"))[0]
-            if role != b"master":
-                raise RedisLost(f"{master} is no master (yet), although a sentinel says so")
+            await _check_master(link)
         except BaseException:
             link.abort("not the master")
             raise
@@ -83,6 +81,16 @@ class Sentinels:
             self._sentinels.insert(0, sentinel)
             return Server(found[0].decode(), int(found[1]))
         raise RedisLost("; ".join(reasons))
+
+
+async def _check_master(link: RedisSocket) -> None:
+    try:
+        role = (await link.ask("ROLE"))[0]
+    except Refused:
+        # An ACL without it: the sentinels' word has to do.
+        return
+    if role != b"master":
+        raise RedisLost(f"{link.server} is no master (yet), although a sentinel says so")
 
 
 class Slots:

@@ -97,6 +97,11 @@ class Subscriber:
         wish.waiters.append(waiter)
         return await waiter
 
+    async def settled(self) -> bool:
+        """Return True when all subscriptions hold that are wanted now, or False if Redis is away."""
+        missing = [channel for channel, wish in self._wishes.items() if wish.wanted and not wish.holds]
+        return all(await asyncio.gather(*map(self.subscribe, missing)))
+
     def _wish(self, channel: bytes) -> _Wish:
         wish = self._wishes.get(channel)
         if wish is None:

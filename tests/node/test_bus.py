@@ -67,6 +67,24 @@ def test_who_has_subscribed_hears_the_next_message(valkey: Valkey) -> None:
     asyncio.run(main())
 
 
+def test_many_subscriptions_are_waited_for_at_once(valkey: Valkey) -> None:
+    """Of a client that moved here with all its rooms, say; while Redis is away there is nothing to wait for."""
+
+    async def main() -> None:
+        async with members(valkey.url, valkey.url) as [one, two]:
+            for number in range(300):
+                two.bus.want(two.channels.room("/", f"room {number}"))
+            assert await two.bus.settled()
+            for number in range(300):
+                one.say(number, f"room {number}")
+            await eventually(partial(heard, two, 300))
+            valkey.kill()
+            await eventually(lambda: two.bus.health is Health.AWAY)
+            assert not await two.bus.settled()
+
+    asyncio.run(main())
+
+
 def test_who_listens_to_nothing_receives_nothing(valkey: Valkey) -> None:
     """A message costs only those who have somebody for it."""
 
@@ -323,7 +341,7 @@ def test_who_may_not_publish_is_told_and_goes_on(valkey: Valkey, caplog: pytest.
 
     async def main() -> None:
         async with connection(valkey.url) as link:
-            rules = ["&{test}:bus:ear:*", "&{test}:bus:node:*", "+@all"]
+            rules = ["resetchannels", "&{test}:bus:ear:*", "&{test}:bus:node:*", "+@all"]
             await link.execute_command("ACL", "SETUSER", "ada", "on", ">pw", *rules)  # type: ignore[no-untyped-call]
         async with members(f"redis://ada:pw@127.0.0.1:{valkey.port}") as [one]:
             for number in range(3):

@@ -88,7 +88,7 @@ def test_over_a_unix_socket(valkey: Valkey) -> None:
 
 def test_with_a_password_and_with_a_user_of_an_acl(valkey: Valkey) -> None:
     """One that may use the cluster's keys and channels, and nothing else."""
-    rules = "~{test}:* &{test}:* +@all -@admin -@dangerous -client|setname"
+    rules = "~{test}:* resetchannels &{test}:* +@all -@admin -@dangerous -client"
     commands = f"ACL SETUSER ada on >p@ss/word {rules}".split()
 
     async def prepare() -> None:

