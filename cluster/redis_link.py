@@ -14,6 +14,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import RedisError
 
 from cluster.errors import StartError
@@ -127,7 +128,11 @@ def _cancellable_kind(kind: type[AbstractConnection]) -> type[AbstractConnection
         async def send_packed_command(self, *args: Any, **kwargs: Any) -> None:
             task = asyncio.current_task()
             before = task.cancelling() if task else 0
-            await super().send_packed_command(*args, **kwargs)
+            try:
+                await super().send_packed_command(*args, **kwargs)
+            except RuntimeError as exc:
+                # uvloop's word for a transport that was closed under redis-py; asyncio's is an OSError.
+                raise LostConnection(str(exc)) from None
             if task and task.cancelling() > before:
                 # Its answer would be taken for that to the next command.
                 await self.disconnect(nowait=True)

@@ -79,8 +79,7 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
         nargs="?",
         metavar="{check,status,drain,undrain}",
         help="check: say whether the configuration can run, and run nothing; status: show the nodes of a running stack;"
-        " drain NODE: send it no new clients, and after a while send those that it has elsewhere; undrain NODE: take that"
-        " back",
+        " drain NODE: send it no new clients, and after a while its own elsewhere; undrain NODE: take that back",
     )
     parser.add_argument("node", nargs="?", metavar="NODE", help="the node to drain or undrain, as `status` names it")
     parser.add_argument(

@@ -69,7 +69,7 @@ class Canary:
                 # lb/discovery.py says that Redis is away.  Commands that work while nothing arrives are seen here only.
                 if self.round_trip_s is not None:
                     log.warning("nothing is heard through Redis", extra={"reason": reason_of(exc)})
-                self.round_trip_s = None
+                self.round_trip_s = self._heard_at = None
             await asyncio.sleep(next(delays))
 
 

@@ -16,6 +16,7 @@ from aiohttp.web import BaseRequest
 from lb.access import Asked
 from lb.affinity import Client
 from lb.headers import Headers, Via
+from lb.trace import trace_id
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,11 @@ class Exchange:
     """When the request came, in monotonic seconds."""
     asked: Asked | None = None
     """For the access log, if there is one."""
+
+    @property
+    def trace(self) -> str:
+        """The id of the trace that it belongs to, for log lines."""
+        return trace_id(self.headers, self.via.trace)
 
     @property
     def method(self) -> str:

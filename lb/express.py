@@ -84,7 +84,6 @@ class Express:
             )
         except BalancerError:
             return arrived
-        choice.place(new_connection=True)
         return None
 
     def _upgrade_in(self, received: bytes) -> tuple[RawRequestMessage, bytes] | None:

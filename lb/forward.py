@@ -23,7 +23,7 @@ from lb.errors import BalancerError, NodeFailed, NodeTooSlow, NoNodeAvailable, N
 from lb.exchange import Exchange, Sent
 from lb.headers import answer_head, framing, request_head, tokens
 from lb.pool import Pool
-from lb.route import Choice, Router
+from lb.route import By, Choice, Router
 from lb.strict import check_answer
 from lb.upload import LAST_CHUNK, Upload, chunk, running, whole
 from lb.upstream import Link, Upstream
@@ -157,7 +157,8 @@ class Forwarder:
             return self._router.route(self._pool, exchange.client, tried)
 
         choice, link = await self._upstream.reach(route, tried, fresh=fresh)
-        choice.place(new_connection=fresh)
+        if choice is not first and choice.by is By.POLICY:
+            choice.node.placed += 1
         return choice, link
 
     def _sent(
@@ -207,15 +208,16 @@ class Forwarder:
     def _failed(self, exchange: Exchange, choice: Choice, exc: BalancerError) -> BalancerError:
         self._metrics.exchange_done(choice.node.name, exc.http_status)
         self._pool.failed(choice.node, str(exc))
-        log.warning("node failed", extra={"conn": exchange.connection, "node": choice.node.name, "reason": str(exc)})
+        log.warning("node failed", extra=_facts(exchange, choice, str(exc)))
         return exc
 
     def _broke_off(self, exchange: Exchange, answer: Answer, reason: str) -> Sent:
-        log.warning(
-            "answer broke off",
-            extra={"conn": exchange.connection, "node": answer.choice.node.name, "reason": reason},
-        )
+        log.warning("answer broke off", extra=_facts(exchange, answer.choice, reason))
         return exchange.cut(answer.status, answer.choice.node.name)
+
+
+def _facts(exchange: Exchange, choice: Choice, reason: str) -> dict[str, object]:
+    return {"conn": exchange.connection, "node": choice.node.name, "trace": exchange.trace, "reason": reason}
 
 
 def _is_chunked(exchange: Exchange) -> bool:

@@ -218,6 +218,7 @@ class Handoffs:
             arrival, now = offer.arrival, time.monotonic()
             link.taken[answer.id] = (self._loop.time(), arrival.address, arrival.asked)
             link.node.handed_over += 1
+            link.node.landed()
             self._metrics.handed_over(link.node.name, now - arrival.at)
             if arrival.asked is not None:
                 self._access.opened(arrival.asked, link.node.name, "handoff", now - arrival.at)

@@ -183,6 +183,8 @@ class Health:
 
     def _judge_well(self, node: Node, watch: Watch, found: Found, began: float) -> None:
         self._learn_name(node, found)
+        if node.record is None:
+            node.placed = 0  # who has not landed by now never will
         self._judge_link(node, watch, degraded=found.degraded)
         if watch.passed(began) is not Signal.RISE or node.said in (State.JOINING, State.DRAINING):
             return

@@ -55,7 +55,10 @@ class Node:
     exchanges: int = 0
     """HTTP exchanges that this balancer carries to it now."""
     placed: int = 0
-    """Clients that we sent there since its last report: least_connections must not wait for a heartbeat."""
+    """Clients that we sent there since its last report: least_connections must not wait for a heartbeat.
+
+    Of a node that does not report, those that are on their way.
+    """
     placed_before: int = 0
     """Those of the report before: it may have been written while they were still on their way."""
     configured: tuple[str, int] | None = None
@@ -93,9 +96,13 @@ class Node:
     @property
     def connections(self) -> int:
         """Clients that the node has, by its own count where it gives one."""
-        if self.record is None:
-            return self.tunnels + self.handed_over
-        return self.record.connections + self.placed + self.placed_before
+        had = self.tunnels + self.handed_over if self.record is None else self.record.connections
+        return had + self.placed + self.placed_before
+
+    def landed(self) -> None:
+        """A client that was placed there is there: where the node does not count, it is in our own count now."""
+        if self.record is None and self.placed:
+            self.placed -= 1
 
     @property
     def path(self) -> Path:

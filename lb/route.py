@@ -39,11 +39,6 @@ class Choice:
     by: By
     stick: bool
 
-    def place(self, *, new_connection: bool) -> None:
-        """Count the client whom this request brings to the node, unless it belongs to one that is there already."""
-        if self.by is By.POLICY or (new_connection and self.by is By.COOKIE):
-            self.node.placed += 1
-
 
 @dataclass(frozen=True)
 class Router:

@@ -22,12 +22,7 @@ _FORM = re.compile(
 def made() -> bytes:
     """Return the traceparent of a new trace."""
     # Chance is enough: nothing secret hangs on it (3.2.2.3), and each request pays for it.
-    digits = b"%048x" % (getrandbits(192) | _NOT_ZERO)
-    return b"00-%b-%b-01" % (digits[:32], digits[32:])
-
-
-_NOT_ZERO = 1 << 64 | 1
-"""A bit of each id."""
+    return b"00-%032x-%016x-01" % (getrandbits(128) | 1, getrandbits(64) | 1)  # neither may be zero
 
 
 def is_valid(traceparent: bytes) -> bool:

@@ -273,6 +273,7 @@ class Tunnels:
     def _account(self, tunnel: Tunnel, seconds: float) -> None:
         self._open.add(tunnel)
         tunnel.node.tunnels += 1
+        tunnel.node.landed()
         self._metrics.tunnel_opened(tunnel.node.name, seconds)
         if tunnel.asked is not None:
             self._access.opened(tunnel.asked, tunnel.node.name, "tunnel", seconds)

@@ -8,6 +8,7 @@ at another moment.  A client that has its session already (its sid says so) goes
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
@@ -69,7 +70,7 @@ class Turnstile:
         choice = self.pass_now(client)
         if choice is not None:
             return choice
-        if len(self._waiting) >= self.limits.most_waiting or not self.limits.handshake_wait_s:
+        if len(self._waiting) >= self._most_waiting():
             raise self._busy()
         number = next(self._numbers)
         turn: asyncio.Future[Choice] = self._loop.create_future()
@@ -91,8 +92,16 @@ class Turnstile:
         choice = self.router.place(self.pool, client, now, tried)
         if choice is None:
             raise self._busy()
-        choice.node.pace.take(now)
+        _take(choice, now)
         return choice
+
+    def _most_waiting(self) -> int:
+        """Return how many may wait: not more than can have their turn in time, as the others would wait for nothing."""
+        ready = sum(node.takes_new for node in self.pool)
+        of_nodes = self.pool.terms.handshakes_per_s * ready
+        per_s = min((limit for limit in (self.limits.handshakes_per_s, of_nodes) if limit), default=math.inf)
+        wait_s = self.limits.handshake_wait_s
+        return int(min(self.limits.most_waiting, per_s * self.share * wait_s)) if wait_s else 0
 
     def _place(self, client: Client, now: float) -> Choice | None:
         if self._pace.opens_at > now:
@@ -100,7 +109,7 @@ class Turnstile:
         choice = self.router.place(self.pool, client, now)
         if choice is not None:
             self._pace.take(now)
-            choice.node.pace.take(now)
+            _take(choice, now)
         return choice
 
     def _busy(self) -> Busy:
@@ -125,3 +134,9 @@ class Turnstile:
                 waiting.turn.set_result(choice)
             del self._waiting[number]
         self._look_again()
+
+
+def _take(choice: Choice, now: float) -> None:
+    """Count a client as its node's from now on: of many who come at once, the next must not go by the same count."""
+    choice.node.pace.take(now)
+    choice.node.placed += 1

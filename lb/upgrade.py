@@ -112,8 +112,6 @@ class Upgrades:
         node = choice.node
         head = head_for(node, exchange.target, exchange.headers, exchange.via)
         cookie = exchange.cookie_for(node.name) if choice.stick else None
-        # Before the node answers: of many who come at once, the next must not go by the same count.
-        choice.place(new_connection=True)
         connection = cast(Downstream, exchange.request.protocol)
         arrival = Arrival(connection.peer, exchange.began, exchange.asked)
         await self._handoffs.pass_on(node, connection, head, cookie, arrival)

@@ -85,7 +85,7 @@ function state(node, value) {
 function badge() {
   const text = el("span");
   const node = el("span", { class: "badge" }, el("span", { class: "dot", "aria-hidden": "true" }), text);
-  return { node, show: (value) => { state(node, value); say(text, value.replace("_", " ")); } };
+  return { node, show: (value, words = value.replace("_", " ")) => { state(node, value); say(text, words); } };
 }
 
 // --- plots ----------------------------------------------------------------------------------------------------------
@@ -142,16 +142,17 @@ class Plot {
     const x = (at) => right - ((end - at) / KEEP_S) * (right - left);
     const y = (value) => bottom - (value / most) * (bottom - top);
     const parts = [];
+    const labels = [];
     for (const share of [0, 0.5, 1]) {
       parts.push(svg("line", { class: "grid", x1: left, x2: right, y1: y(most * share), y2: y(most * share) }));
-      if (share) parts.push(svg("text", { x: left + 2, y: y(most * share) + 13 }, `${this.format(most * share)}${this.unit}`));
+      if (share) labels.push(svg("text", { x: left + 2, y: y(most * share) + 13 }, `${this.format(most * share)}${this.unit}`));
     }
     for (const [minutes, anchor] of [[5, "start"], [2.5, "middle"], [0, "end"]]) {
       const label = minutes ? `${minutes} min ago` : "now";
-      parts.push(svg("text", { x: x(end - minutes * 60), y: height - 4, "text-anchor": anchor }, label));
+      labels.push(svg("text", { x: x(end - minutes * 60), y: height - 4, "text-anchor": anchor }, label));
     }
     if (samples.length < 2) {
-      parts.push(svg("text", { class: "none", x: width / 2, y: (top + bottom) / 2 + 4 }, "Waiting for the first samples…"));
+      labels.push(svg("text", { class: "none", x: width / 2, y: (top + bottom) / 2 + 4 }, "Waiting for the first samples…"));
     }
     for (const line of samples.length < 2 ? [] : this.lines) {
       const path = samples.map((s, i) => `${i ? "L" : "M"}${x(s.at).toFixed(1)} ${y(s[line.key]).toFixed(1)}`).join("");
@@ -163,12 +164,12 @@ class Plot {
       const at = end - ((right - this.hover) / (right - left)) * KEEP_S;
       shown = samples.reduce((best, s) => (Math.abs(s.at - at) < Math.abs(best.at - at) ? s : best));
       parts.push(svg("line", { class: "hair", x1: x(shown.at), x2: x(shown.at), y1: top, y2: bottom }));
-      parts.push(svg("text", {
+      labels.push(svg("text", {
         x: x(shown.at), y: top + 9, dx: x(shown.at) > width / 2 ? -6 : 6,
         "text-anchor": x(shown.at) > width / 2 ? "end" : "start",
       }, clock.format(shown.at * 1000)));
     }
-    this.canvas.replaceChildren(...parts);
+    this.canvas.replaceChildren(...parts, ...labels);
     this.lines.forEach((line, i) => say(this.values[i], shown ? `${this.format(shown[line.key])}${this.unit}` : "–"));
     const words = this.lines.map((line) => `${line.label} ${shown ? this.format(shown[line.key]) : "unknown"}${this.unit}`);
     const when = this.hover === null || !shown ? "now" : `at ${clock.format(shown.at * 1000)}`;
@@ -219,8 +220,7 @@ class Card {
     this.badge.show(node.state);
     state(this.node, node.state);
     say(this.where, `${node.host}:${node.port}${node.pid == null ? "" : ` · pid ${node.pid}`}`);
-    const stay = node.state === "draining" && node.drain ? ` · clients may stay until ${clock.format((node.drain.since + node.drain.drain_s) * 1000)}` : "";
-    say(this.why, `${sentence(node.reason)} · for ${duration(node.since_s)}${stay}`);
+    say(this.why, `${sentence(node.reason)} · for ${duration(node.since_s)}${leaving(node)}`);
     const messages = node.messages_in_per_s == null ? null : node.messages_in_per_s + node.messages_out_per_s;
     say(this.values.connections, number(node.connections));
     say(this.values.messages, rate(messages));
@@ -260,6 +260,12 @@ class Card {
     this.button.disabled = false;
     await look();
   }
+}
+
+function leaving(node) {
+  if (node.state !== "draining" || !node.drain || !node.connections) return "";
+  const until = (node.drain.since + node.drain.drain_s) * 1000;
+  return until > Date.now() ? ` · clients may stay until ${clock.format(until)}` : " · its clients are sent elsewhere";
 }
 
 const sentence = (text) => (text ? text[0].toUpperCase() + text.slice(1) : "No reason given");
@@ -312,7 +318,7 @@ function showFigures(view) {
   say($("now-redis"), deaf ? "Deaf" : { ok: "OK", away: "Away", none: "None" }[redis.state]);
   state($("now-redis"), redis.state === "away" || deaf ? "failing" : redis.state === "ok" ? "ok" : "");
   say($("now-redis-detail"), {
-    ok: redis.bus_ms == null ? "Nothing comes through the bus" : `Bus: ${milliseconds(redis.bus_ms)} ms through it`,
+    ok: redis.bus_ms == null ? "Nothing comes through the bus" : `Bus: ${milliseconds(redis.bus_ms)} ms`,
     away: "Messages stay on their nodes",
     none: "Nodes are not connected",
   }[redis.state]);
@@ -333,7 +339,7 @@ function showBalancer(view) {
   const rows = view.children.length ? view.children : view.workers.map((w) => ({ name: `worker-${w.index}`, pid: w.pid, state: "ready" }));
   $("workers").replaceChildren(...rows.map((child) => {
     const shown = badge();
-    shown.show(child.state);
+    shown.show(child.state, child.state === "ready" ? "running" : undefined);
     const worker = ours.get(child.pid);
     const node = nodes.get(child.pid);
     const cpu = worker ? usage(worker) : node?.cpu_percent;

@@ -87,6 +87,18 @@ def test_shared_settings_are_followed(tmp_path: Path) -> None:
     assert (line["process"], line["message"]) == ("n3000", "details")
 
 
+def test_access_lines_have_a_switch_of_their_own(tmp_path: Path) -> None:
+    """On with a level that hides all else, off with one that hides nothing; a reload turns it."""
+    stream, access, file = _writing("text", "error"), logging.getLogger(logs.ACCESS), tmp_path / "log.json"
+    access.info("not wanted")
+    for on, level in ((True, "error"), (False, "debug")):
+        file.write_text(logs.share(level, "text", access=on), encoding="ascii")
+        logs.follow(file)
+        access.info("wanted" if on else "not wanted")
+    assert stream.getvalue().count("wanted") == 1
+    assert "not wanted" not in stream.getvalue()
+
+
 def test_a_stream_that_fails_does_not_fail_the_program() -> None:
     """The supervisor died and took our standard error along."""
     stream = _writing("text")

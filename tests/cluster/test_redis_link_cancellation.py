@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from cluster.redis_link import connection
+import pytest
+import uvloop
+
+from cluster.redis_link import REDIS_AWAY, connection
 from tests.support.valkey import Valkey
 
 
@@ -45,3 +48,17 @@ def test_a_subscriber_that_is_cancelled_while_it_subscribes_ends(valkey: Valkey)
             assert done, f"cancelled after {steps} steps"
 
     asyncio.run(main())
+
+
+def test_a_connection_that_was_closed_under_us_is_a_lost_redis(valkey: Valkey) -> None:
+    """uvloop says RuntimeError when a command is written to it, which would end the whole process."""
+
+    async def main() -> None:
+        async with connection(valkey.url) as client:
+            link = await client.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+            link._writer.transport.abort()
+            with pytest.raises(REDIS_AWAY):
+                await link.send_command("PING", check_health=False)
+            await client.connection_pool.release(link)
+
+    uvloop.run(main())

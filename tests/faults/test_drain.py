@@ -64,7 +64,7 @@ def test_a_drained_node_gets_nobody_whichever_worker_is_asked_and_whatever_dies(
 
 
 async def _clients(stack: Stack) -> bool:
-    return (await stack.node_on(stack.ports[1]))["connections"] == 6
+    return bool((await stack.node_on(stack.ports[1]))["connections"] == 6)
 
 
 async def _replaced(stack: Stack, pid: int) -> bool:

@@ -65,7 +65,7 @@ class Scene:
             choice = router.place(self.pool, client, self.now)
             found[choice.node.name if choice else ""] += 1
             if choice:
-                choice.place(new_connection=True)
+                choice.node.placed += 1
                 choice.node.pace.take(self.now)
         return found
 

@@ -355,7 +355,7 @@ def test_a_quiet_tunnel_lives_on_without_a_limit_and_ends_with_one(run: Run) -> 
     """`tunnel_idle_s: 0` is for ever; any byte either way counts as life."""
 
     async def main() -> None:
-        quiet = {"answer_timeout_s": 0}
+        quiet: dict[str, Any] = {"answer_timeout_s": 0}
         async with backend(tunnel_echo) as node, balancer(node.port, **quiet) as lb:
             lb.front._tunnels._idle_s, lb.front._tunnels._sweep_s = 0.4, 0.05
             caller, other = await tunnelled(lb), await tunnelled(lb)

@@ -68,7 +68,7 @@ def test_who_would_wait_too_long_is_sent_away_until_another_moment(run: Run, tmp
     async def main() -> None:
         async with (
             adopting_node(tmp_path) as node,
-            balancer(node.port, nodes={"handshakes_per_s": 1.0}, most_waiting=5, handshake_wait_s=0.3) as front,
+            balancer(node.port, nodes={"max_connections": 1}, most_waiting=5, handshake_wait_s=0.3) as front,
         ):
             hands_over(front, node.path)
             callers = await arriving(front, 40, upgrade_request("/echo"))
@@ -80,6 +80,26 @@ def test_who_would_wait_too_long_is_sent_away_until_another_moment(run: Run, tmp
             assert len(waits) > 1
             assert front.metrics.totals.rejected == {"busy": 39}
             assert front.front.waiting == 0
+
+    run(main)
+
+
+def test_who_could_not_have_its_turn_in_time_is_sent_away_at_once(run: Run, tmp_path: Path) -> None:
+    """At 20 a second and a patience of half a second ten may wait, and all ten get in."""
+
+    async def main() -> None:
+        async with (
+            adopting_node(tmp_path) as node,
+            balancer(node.port, nodes={"handshakes_per_s": 20.0}, handshake_wait_s=0.5) as front,
+        ):
+            hands_over(front, node.path)
+            began = time.monotonic()
+            callers = await arriving(front, 40, upgrade_request("/echo"))
+            await eventually(lambda: front.metrics.totals.rejected.get("busy", 0) > 20)
+            assert time.monotonic() - began < 0.4
+            counts = await statuses(callers)
+            assert counts[101] >= 11
+            assert counts[101] + counts[503] == 40
 
     run(main)
 
@@ -265,5 +285,26 @@ def test_a_node_that_takes_too_long_to_open_websockets_is_left_alone(run: Run) -
             for _ in range(2):
                 assert await statuses(await arriving(front, 1, upgrade_request("/ws"))) == {101: 1}
             assert front.node().state is State.EJECTED
+
+    run(main)
+
+
+def test_of_many_who_wait_only_so_many_get_in_as_there_is_room(run: Run, tmp_path: Path) -> None:
+    """They are looked at together: each that is let in counts for the next, also where the node does not count."""
+
+    async def main() -> None:
+        async with (
+            adopting_node(tmp_path) as node,
+            balancer(node.port, nodes={"max_connections": 3}, handshake_wait_s=0.4) as front,
+        ):
+            hands_over(front, node.path)
+            callers = await arriving(front, 3, upgrade_request("/echo"))
+            assert await statuses(callers) == {101: 3}
+            late = await arriving(front, 20, upgrade_request("/echo"))
+            await eventually(lambda: front.front.waiting == 20)
+            callers[0].close()
+            callers[1].close()
+            assert await statuses(late) == {101: 2, 503: 18}
+            assert node.adoption.count == 3
 
     run(main)

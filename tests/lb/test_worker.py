@@ -7,6 +7,7 @@ import resource
 import socket
 import sys
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -144,6 +145,28 @@ def test_the_admin_address_is_served_beside_the_public_one() -> None:
                     (shown,) = (await answer.json())["nodes"]
                     assert (shown["state"], shown["port"], shown["tunnels"]) == ("ready", node.port, 1)
             caller.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("lb", "warned"),
+    [
+        ({"admin": "0.0.0.0:8081"}, True),
+        ({"admin": "0.0.0.0:8081", "admin_token": "correct-horse-battery"}, False),
+        ({"admin": "127.0.0.1:8081"}, False),
+    ],
+)
+def test_an_admin_api_that_is_closed_is_said_once(lb: dict[str, Any], warned: bool) -> None:
+    """Health and metrics work, so nobody might notice before the dashboard is needed."""
+
+    async def main() -> None:
+        async with backend(node_like) as node, doors() as held, held.worker(node.port, **lb) as worker:
+            assert worker.said().count("admin API and dashboard are closed") == int(warned)
+            async with aiohttp.ClientSession() as session:
+                for path, status in (("/healthz", 200), ("/metrics", 200), ("/", 403 if warned else 200)):
+                    async with session.get(f"http://127.0.0.1:{worker.admin_port}{path}") as answer:
+                        assert answer.status == status
 
     asyncio.run(main())
 
