@@ -207,6 +207,7 @@ class Channel(Outgoing):
         if self._state == _OPEN:
             self._leave_open(_CLOSING, code, reason)
             self._append(close_frame(code, reason))
+            self._release_writing()
             self.resume_reading()  # the client's answer is awaited
 
     def _take_close(self, close: Close) -> None:
@@ -267,7 +268,8 @@ class Channel(Outgoing):
     ) -> Channel:
         """Return the channel that goes on from `state` once it has a transport."""
         channel = cls(receiver, limits, deflates=state.deflates, half=state.half, on_end=on_end)
-        channel._out = state.unsent or None
+        if state.unsent:
+            channel._append(state.unsent)
         return channel
 
     def hold(self) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,11 +20,35 @@ MOST_HELD_BYTES = 2**20
 """Of messages to a client whose connect handler has not decided yet."""
 
 
+MOST_KEPT = 200
+"""Packets."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """The last that comes from a session."""
 
     reason: str
+
+
+class Kept(deque[Packet | Ended]):
+    """What has come for a session that is about to move, and is done where it goes on.
+
+    A client that sends much waits, so that this stays short.
+    """
+
+    __slots__ = ("_session", "acknowledged")
+
+    def __init__(self, session: Session, packets: Iterable[Packet | Ended] = ()) -> None:
+        super().__init__(packets)
+        self._session = session
+        self.acknowledged = asyncio.Event()
+        """Set when its client has acknowledged something."""
+
+    def append(self, packet: Packet | Ended) -> None:
+        super().append(packet)
+        if len(self) >= MOST_KEPT and self._session.channel is not None:
+            self._session.channel.pause_reading()
 
 
 class Peer:

@@ -182,11 +182,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
 
     async def handled(self, within_s: float) -> int:
         """Wait until the event handlers that run now have ended; return how many still run after `within_s`."""
-        running = {task for task in self._dispatcher.running if not task.done()}
-        if not running:
-            return 0
-        _, still = await asyncio.wait(running, timeout=within_s)
-        return len(still)
+        return await self._dispatcher.handling.ended(within_s)
 
     def start_manager(self) -> None:
         """Let the client manager begin, once: with the first client, as python-socketio does."""

@@ -25,12 +25,17 @@ def app() -> tuple[Server, list[str]]:
 
 def moved(sio: Server, client: RawClient) -> dict[str, Any]:
     """Take the session's clients away and give them back, as another process would get them."""
-    session, handler = sio.eio.sessions[client.engine_sid], sio.eio.handler
-    state = handler.taken(session)
+    session, moving = sio.eio.sessions[client.engine_sid], sio.eio.handler.moving
+    moving.hold(session)
+    try:
+        state = moving.taken(session)
+    except NotPortable:
+        moving.release(session)
+        raise
     assert sio.manager.directory.spaces == {}
     assert sio.manager.callbacks == {}
     session.client = None
-    handler.given(session, state)
+    moving.given(session, state)
     plain: dict[str, Any] = state
     return plain
 
