@@ -20,6 +20,7 @@ from cluster.errors import UsageError
 from cluster.tag import new_sid
 from node import session as reasons
 from node.channel import ChannelLimits
+from node.guests import Guests
 from node.handler import Handler
 from node.intake import Intake
 from node.message import Message
@@ -87,6 +88,7 @@ class Engine:
         self.leaving = False
         self.messages_in = self.messages_out = 0
         self.intake = Intake(self, given)
+        self.guests = Guests(self)
         self._is_settled = False
         self._all_gone: asyncio.Event | None = None
 

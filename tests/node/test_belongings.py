@@ -7,9 +7,9 @@ import json
 from typing import Any
 
 import pytest
-from node.migration import NotPortable
 
 from node import Server
+from node.migration import NotPortable
 from tests.support.raw_socketio import RawClient, talking_to
 from tests.support.waiting import eventually
 
