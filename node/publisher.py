@@ -54,6 +54,8 @@ class Publisher:
         self._confirmed: list[asyncio.Future[None]] = []
         self._complaint = ""
         self._is_full = False
+        self._awaited = 0
+        """Messages whose count somebody waits for."""
         self.published = self.published_bytes = self.refused = self.connects = self.resent = 0
         self.reason = "not connected yet"
         """Why there is no connection."""
@@ -85,6 +87,10 @@ class Publisher:
             return Fate.DROPPED
         self.published += 1
         self.published_bytes += len(payload)
+        if counted is not None:
+            self._awaited += 1
+            if self._link is not None:
+                self._link.wake()
         if self._link is None:
             return Fate.WAITING
         if not self._is_due:
@@ -178,6 +184,7 @@ class Publisher:
         if reply.__class__ is int:
             entry = self.outbox.confirmed(self._heard_at)
             if entry.counted is not None:
+                self._awaited -= 1
                 entry.counted(reply)
         elif isinstance(reply, hiredis.ReplyError):
             self._failed(str(reply))
@@ -198,9 +205,11 @@ class Publisher:
 
     def _batch_ended(self) -> None:
         self._heard_at = self._loop.time()
+        if not self.outbox.in_flight:
+            self._awaited = 0
         if self._confirmed:
             self._wake()
-        elif self._link is not None:
+        elif self._link is not None and self._awaited <= 0:
             # Nobody waits for confirmations: reading each by itself would cost more than publishing.
             self._link.rest(REST_S)
 
