@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from node.clients import ClientManager
-from node.codec import Codec, Packet, Partial
-from node.peer import Ended, Kept, Peer
+from node.codec import BadPacket, Codec, Packet, Partial
+from node.peer import Kept, Peer
 from node.plain import NotPortable, check_plain
 from node.rooms import Client, State
 
@@ -47,12 +46,12 @@ class Belongings:
         handling, peer = self._dispatcher.handling, session.client
         try:
             async with asyncio.timeout(within_s):
-                while isinstance(peer.waiting, Kept):
+                while (kept := _held(peer)) is not None:
                     if running := handling.of(peer):
                         await asyncio.wait(running)
                     elif self._is_asked(peer):
-                        peer.waiting.acknowledged.clear()
-                        await peer.waiting.acknowledged.wait()
+                        kept.acknowledged.clear()
+                        await kept.acknowledged.wait()
                     else:
                         break
         except TimeoutError:
@@ -66,21 +65,23 @@ class Belongings:
 
     def release(self, session: Session) -> None:
         peer: Peer = session.client
-        if isinstance(peer.waiting, Kept):
-            self._go_on(peer, peer.waiting)
+        if (kept := _held(peer)) is not None:
+            self._go_on(peer, kept)
 
-    def _go_on(self, peer: Peer, kept: deque[Packet | Ended]) -> None:
+    def _go_on(self, peer: Peer, kept: Kept) -> None:
         if peer.waiting is not kept:
             return  # It is held again.
-        peer.waiting = None
+        kept.is_held = False
         if kept:
-            self._dispatcher.do(peer, deque(kept))
+            self._dispatcher.do(peer, kept)
+        else:
+            peer.waiting = None
 
     def taken(self, session: Session) -> Json:
         """Take its clients away, without a word to their handlers.  Raises NotPortable."""
         peer: Peer = session.client
-        clients, kept = peer.clients(), peer.waiting
-        if not isinstance(kept, Kept) or self._dispatcher.handling.of(peer):
+        clients, kept = peer.clients(), _held(peer)
+        if kept is None or self._dispatcher.handling.of(peer):
             raise NotPortable("a handler works on it")
         if any(client.state is not State.CONNECTED for client in clients):
             raise NotPortable("one of its clients comes or goes")
@@ -99,16 +100,21 @@ class Belongings:
         return state
 
     def given(self, session: Session, state: Json) -> None:
-        """Let it have the clients of `state`."""
+        """Let it have the clients of `state`.  Raises NotPortable."""
         self._server.start_manager()
         peer = session.client = Peer(session)
-        peer.greeted = state["greeted"]
-        for each in state["clients"]:
-            self._add(peer, each)
-        if state["partial"] is not None:
-            peer.partial = self._partial(state["partial"])
-        if state["waiting"]:
-            kept: deque[Packet | Ended] = deque(Packet(*each) for each in state["waiting"])
+        try:
+            peer.greeted = state["greeted"]
+            peer.partial = None if state["partial"] is None else self._partial(state["partial"])
+            kept = Kept(session, [Packet(*each) for each in state["waiting"]])
+            for each in state["clients"]:
+                self._add(peer, each)
+        except (KeyError, TypeError, ValueError, BadPacket) as exc:
+            for client in peer.clients():
+                self._manager.basic_disconnect(client.sid, client.namespace)
+                self._server.take_user(client.sid)
+            raise NotPortable(f"not the clients of a session: {exc!r}") from None
+        if kept:
             peer.waiting = kept
             # Not at once: others may come together with this one, and shall hear what its handlers have to say.
             asyncio.get_running_loop().call_soon(self._go_on, peer, kept)
@@ -127,10 +133,15 @@ class Belongings:
 
     def _partial(self, state: Json) -> Partial:
         partial = self._codec.decode(state["text"])
-        assert isinstance(partial, Partial)
+        if not isinstance(partial, Partial):
+            raise BadPacket("it is not half a packet")
         for attachment in state["attachments"]:
             partial.add(attachment)
         return partial
+
+
+def _held(peer: Peer) -> Kept | None:
+    return peer.waiting if isinstance(peer.waiting, Kept) and peer.waiting.is_held else None
 
 
 def _state_of(client: Client, manager: ClientManager) -> Json:

@@ -103,10 +103,13 @@ class Channel(Outgoing):
     # --- asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)  # uvloop's are not derived from it
         if hasattr(transport, "max_size"):
             transport.max_size = READ_BYTES
-        self._connect(cast(asyncio.Transport, transport))
-        if self._reader is not None:
+        self._connect(transport)
+        if not self._reads:
+            transport.pause_reading()
+        elif self._reader is not None:
             asyncio.get_running_loop().call_soon(self._read_on)  # what came before
 
     def data_received(self, data: bytes) -> None:

@@ -141,6 +141,8 @@ class Dispatcher:
         finally:
             if peer.waiting is waiting:
                 peer.waiting = None
+                if type(waiting) is Kept:
+                    waiting.done()
         self.watch(peer)
 
     def watch(self, peer: Peer) -> None:

@@ -41,4 +41,7 @@ class Moving(Protocol):
         """
 
     def given(self, session: Session, state: Any) -> None:
-        """Go on with a session that comes from another process, or stays here after all."""
+        """Go on with a session that comes from another process, or stays here after all.
+
+        May raise NotPortable; then nothing has changed.
+        """

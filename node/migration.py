@@ -147,12 +147,18 @@ def forget(session: Session) -> None:
 
 
 def give(engine: Engine, state: dict[str, Any], *, on_end: Callable[[], None] | None = None) -> Session:
-    """Return the session that goes on from `state`, and tell the engine's handler.  Raises NotPortable.
+    """Return the session that goes on from `state`, and tell the engine's handler.
+
+    Raises NotPortable; then nothing of it is here.
 
     One on a WebSocket has a channel that is not connected yet; `on_end` is called when its connection is gone.
     """
     if state.get("version") != VERSION:
         raise NotPortable(f"a session of version {state.get('version')!r}, not {VERSION}")
+    if engine.leaving:
+        raise NotPortable("this node leaves")
+    if state.get("sid") in engine.sessions:
+        raise NotPortable("it is here already")
     engine.settle()
     try:
         session = Session(engine, state["sid"], state["head"], state["remote"])
@@ -167,7 +173,11 @@ def give(engine: Engine, state: dict[str, Any], *, on_end: Callable[[], None] | 
     except (KeyError, TypeError, ValueError) as exc:
         raise NotPortable(f"not a session: {exc!r}") from None
     engine.take_in(session, *heartbeat)
-    engine.handler.moving.given(session, client)
+    try:
+        engine.handler.moving.given(session, client)
+    except NotPortable:
+        engine.let_go(session)
+        raise
     return session
 
 

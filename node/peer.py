@@ -37,18 +37,27 @@ class Kept(deque[Packet | Ended]):
     A client that sends much waits, so that this stays short.
     """
 
-    __slots__ = ("_session", "acknowledged")
+    __slots__ = ("_is_full", "_session", "acknowledged", "is_held")
 
     def __init__(self, session: Session, packets: Iterable[Packet | Ended] = ()) -> None:
         super().__init__(packets)
         self._session = session
+        self._is_full = False
+        self.is_held = True
+        """Nobody does anything of it yet."""
         self.acknowledged = asyncio.Event()
         """Set when its client has acknowledged something."""
 
     def append(self, packet: Packet | Ended) -> None:
         super().append(packet)
         if len(self) >= MOST_KEPT and self._session.channel is not None:
+            self._is_full = True
             self._session.channel.pause_reading()
+
+    def done(self) -> None:
+        """All of it is done: its client need not wait any more."""
+        if self._is_full and self._session.channel is not None:
+            self._session.channel.resume_reading()
 
 
 class Peer:

@@ -15,11 +15,17 @@ def check_plain(value: Any, where: str) -> None:
         for key, each in value.items():
             if not isinstance(key, str | int):
                 raise NotPortable(f"{where} has a key of type {type(key).__name__}")
+            if isinstance(key, int) and not _fits(key):
+                raise NotPortable(f"{where} has a key that is an integer of more than 64 bits")
             check_plain(each, f"{where}[{key!r}]")
     elif isinstance(value, list):
         for each in value:
             check_plain(each, f"{where}[]")
-    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+    elif isinstance(value, int) and not _fits(value):
         raise NotPortable(f"{where} is an integer of more than 64 bits")
     elif not isinstance(value, bytes | str | int | float | None):
         raise NotPortable(f"{where} is of type {type(value).__name__}")
+
+
+def _fits(number: int) -> bool:
+    return -(2**63) <= number < 2**64
