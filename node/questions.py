@@ -105,12 +105,3 @@ class Questions:
         answered = self._pending.get(answer.number)
         if answered is not None:
             answered(answer)
-
-
-def as_lists(value: Any) -> Any:
-    """Return a value that came over the wire with lists where they were: it has tuples."""
-    if isinstance(value, tuple):
-        return [as_lists(each) for each in value]
-    if isinstance(value, dict):
-        return {key: as_lists(each) for key, each in value.items()}
-    return value
