@@ -49,6 +49,11 @@ class Channels:
     def everybody(self, namespace: str) -> Channel:
         return self._channel(f"all:{namespace}")
 
+    @property
+    def servers(self) -> Channel:
+        """What is for every node, whether it has clients or not."""
+        return self._channel("servers")
+
     def node(self, name: str) -> Channel:
         """The channel of the node (or emitter) `name`: questions, answers, messages to single clients."""
         return self._channel(f"node:{name}")

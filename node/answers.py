@@ -10,14 +10,18 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answers:
-    """What `broadcast_call` brought: the answers by sid, and who had given none when the time was over."""
+    """What `broadcast_call` brought: the answers by sid, and who had given none when the time was over.
+
+    `missing_nodes` are those of whose clients nothing is known.
+    """
 
     given: dict[str, Any]
     missing: tuple[str, ...]
+    missing_nodes: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        return not self.missing
+        return not self.missing and not self.missing_nodes
 
 
 class Waiting:

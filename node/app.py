@@ -171,7 +171,7 @@ class _Node:
         fanout = None if company is None else company.fanout
         self._sio.bind(self._info, tag, self._presence, self._state, limits, fanout)
         add_healthz(self._sio, self._announcer, None if company is None else company.bus)
-        self._sio.web.on_response_prepare.append(finish_adopted)
+        self._sio.web.on_response_prepare.extend((self._sio.eio.guests.seen, finish_adopted))
         if self._link is not None and self._sio.brings_manager:
             log.warning("the application brings its own client manager: it must reach the other nodes by itself")
 
@@ -232,9 +232,10 @@ class _Node:
             log.warning("leaving unannounced: Redis does not answer")
         # Half of the time for answers that clients wait for; the other half to tell all of them to go.
         await self._sio.handled((deadline - loop.time()) / 2)
-        cut = await self._sio.eio.close_all(deadline - loop.time())
+        left_s = deadline - loop.time()
+        cuts = await asyncio.gather(self._sio.eio.close_all(left_s), self._sio.eio.guests.close_all(left_s))
         still = await self._sio.handled(deadline - loop.time())
-        log.info("clients told to go", extra={"cut": cut, "handlers_left": still})
+        log.info("clients told to go", extra={"cut": sum(cuts), "handlers_left": still})
 
     def _open_handoff(self, group: asyncio.TaskGroup) -> None:
         run_dir = self._options.run_dir

@@ -94,9 +94,12 @@ class Bus:
 
     # Messages
 
-    def publish(self, channel: Channel, payload: bytes) -> Fate:
-        """Send to whoever subscribed to `channel`.  Nothing is awaited: what a handler publishes stays in order."""
-        return self._publish[channel.partition](channel.name, payload)
+    def publish(self, channel: Channel, payload: bytes, counted: Callable[[int], None] | None = None) -> Fate:
+        """Send to whoever subscribed to `channel`.  Nothing is awaited: what a handler publishes stays in order.
+
+        `counted` gets how many have it, us included if we listen there.
+        """
+        return self._publish[channel.partition](channel.name, payload, counted)
 
     async def room(self, bytes_: int = MUCH_BYTES) -> None:
         """Return when not more than so many bytes are on their way to each server, or it is away."""
@@ -120,6 +123,17 @@ class Bus:
     async def settled(self) -> bool:
         """Return True when all subscriptions hold that are wanted now, or False if Redis is away."""
         return all([await lane.subscriber.settled() for lane in self.lanes])
+
+    def holds(self, channel: Channel) -> bool:
+        """Return whether the subscription holds."""
+        return self.lanes[channel.partition].subscriber.holds(channel.name)
+
+    async def listening(self, names: Collection[str]) -> set[str]:
+        """Return which of these nodes hear the bus now, as Redis knows.  Raises RedisLost.
+
+        A process that ended has no connections, whatever the registry says.
+        """
+        return await self.lanes[0].listening(names)
 
     def unsubscribe(self, channel: Channel) -> None:
         self.lanes[channel.partition].subscriber.unsubscribe(channel.name)

@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import cast
 
 from aiohttp._websocket.helpers import websocket_mask
 
 from cluster.closing import CloseCode
+from node.channel_state import ChannelState, NotQuiet
+from node.farewell import Farewell
 from node.frames import PONG, TEXT, close_frame, frame
 from node.limits import ChannelCounts, ChannelLimits
 from node.outgoing import Outgoing
@@ -41,32 +42,6 @@ for each read, however short, makes an echo cost 26 µs instead of 10.  uvloop's
 _MESSAGE = (str, bytes)
 
 _OPEN, _CLOSING, _ENDING, _GONE = range(4)
-
-
-class NotQuiet(Exception):
-    """The channel cannot be exported now: it is not held, has not drained yet, or is no longer open."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChannelState:
-    """An open channel that is held, as a value.  With the connection's descriptor it can go on in another process."""
-
-    half: HalfRead
-    unsent: bytes
-    """Whole frames that were written and have not left."""
-    deflates: int
-    """The window, in bits, with which messages may be compressed; 0: permessage-deflate was not agreed on."""
-
-
-class _End:
-    """How a channel ends."""
-
-    __slots__ = ("code", "reason", "timer")
-
-    def __init__(self, code: int, reason: str) -> None:
-        self.code = code
-        self.reason = reason
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class Channel(Outgoing):
@@ -93,7 +68,7 @@ class Channel(Outgoing):
         self.on_end = on_end
         self._state = _OPEN
         self._reads = True
-        self._end: _End | None = None
+        self._end: Farewell | None = None
         # None between two frames of an open channel that reads: the usual case.
         self._reader: Reader | None = None if half is None else self._new_reader(half)
 
@@ -103,10 +78,13 @@ class Channel(Outgoing):
     # --- asyncio's side
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        transport = cast(asyncio.Transport, transport)  # uvloop's are not derived from it
         if hasattr(transport, "max_size"):
             transport.max_size = READ_BYTES
-        self._connect(cast(asyncio.Transport, transport))
-        if self._reader is not None:
+        self._connect(transport)
+        if not self._reads:
+            transport.pause_reading()
+        elif self._reader is not None:
             asyncio.get_running_loop().call_soon(self._read_on)  # what came before
 
     def data_received(self, data: bytes) -> None:
@@ -135,16 +113,16 @@ class Channel(Outgoing):
         self._begin_end(LOST, "", fin=False)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        end = self._end or _End(LOST, "")
+        code, reason = (LOST, "") if self._end is None else (self._end.code, self._end.reason)
         self._let_go()
-        self._tell(end)
+        self._tell(code, reason)
         if self.on_end is not None:
             on_end, self.on_end = self.on_end, None
             on_end()
 
     def _let_go(self) -> None:
-        if self._end is not None and self._end.timer is not None:
-            self._end.timer.cancel()
+        if self._end is not None:
+            self._end.over()
         self._end = None
         self._state = _GONE
         self._reader = _UNUSED
@@ -207,6 +185,7 @@ class Channel(Outgoing):
         if self._state == _OPEN:
             self._leave_open(_CLOSING, code, reason)
             self._append(close_frame(code, reason))
+            self._release_writing()
             self.resume_reading()  # the client's answer is awaited
 
     def _take_close(self, close: Close) -> None:
@@ -236,7 +215,7 @@ class Channel(Outgoing):
         self._forget_waiting()
         self._leave_open(_ENDING, code, reason)
         assert self._end is not None
-        asyncio.get_running_loop().call_soon(self._tell, self._end)
+        asyncio.get_running_loop().call_soon(self._tell, self._end.code, self._end.reason)
         self.resume_reading()
         if fin and not self._transport.is_closing():
             # Our FIN, not the end: closing with something unread would reset the connection under what we said last.
@@ -247,12 +226,11 @@ class Channel(Outgoing):
         self._state = state
         self._reader = _UNUSED if state == _ENDING else self._reader or self._new_reader()
         if self._end is None:
-            self._end = _End(code, reason)
-            self._end.timer = asyncio.get_running_loop().call_later(self.limits.close_timeout_s, self.abort)
+            self._end = Farewell(code, reason, self.limits.close_timeout_s, self.abort)
 
-    def _tell(self, end: _End) -> None:
+    def _tell(self, code: int, reason: str) -> None:
         receiver, self.receiver = self.receiver, NOBODY
-        receiver.closed(end.code, end.reason)
+        receiver.closed(code, reason)
 
     # --- to another process
 
@@ -267,7 +245,8 @@ class Channel(Outgoing):
     ) -> Channel:
         """Return the channel that goes on from `state` once it has a transport."""
         channel = cls(receiver, limits, deflates=state.deflates, half=state.half, on_end=on_end)
-        channel._out = state.unsent or None
+        if state.unsent:
+            channel._append(state.unsent)
         return channel
 
     def hold(self) -> None:

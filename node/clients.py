@@ -18,6 +18,7 @@ from socketio.async_pubsub_manager import AsyncPubSubManager
 from cluster.errors import UsageError
 from node.answers import Reply, Waiting
 from node.broadcast import broadcast
+from node.codec import arguments_of
 from node.fate import Fate
 from node.message import Message
 from node.peer import Held, Peer
@@ -247,6 +248,10 @@ class ClientManager(AsyncManager):  # type: ignore[misc]
         client = None if session is None else session.client.find(namespace)
         return None if client is None else client.sid
 
+    def is_elsewhere(self, sid: str, namespace: str) -> bool:
+        """Return whether `sid` names another node, as far as we know."""
+        return False
+
     def eio_sid_from_sid(self, sid: str, namespace: str) -> str | None:
         client = self.directory.find(sid, namespace)
         return None if client is None else client.session.sid
@@ -277,13 +282,6 @@ class ClientManager(AsyncManager):  # type: ignore[misc]
     def get_rooms(self, sid: str, namespace: str) -> list[Room]:
         client = self.directory.find(sid, namespace)
         return [] if client is None else [sid, *(client.rooms or ())]
-
-
-def arguments_of(data: Any) -> Iterable[Any]:
-    """Return the arguments of an event whose `data` is as python-socketio's `emit` takes it: a tuple is several."""
-    if isinstance(data, tuple):
-        return data
-    return () if data is None else (data,)
 
 
 def with_our_rooms(manager: Any) -> ClientManager:

@@ -7,6 +7,7 @@ everything else is one BadPacket.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from node import jsons
@@ -98,6 +99,13 @@ class Codec(Protocol):
 
     def decode(self, data: str | bytes) -> Packet | Partial:
         """Raises BadPacket, and nothing else."""
+
+
+def arguments_of(data: Any) -> Iterable[Any]:
+    """Return the arguments of an event whose `data` is as python-socketio's `emit` takes it: a tuple is several."""
+    if isinstance(data, tuple):
+        return data
+    return () if data is None else (data,)
 
 
 class JsonCodec:

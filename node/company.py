@@ -42,7 +42,7 @@ class Company:
         except OSError as exc:
             reason = exc.strerror or str(exc)
             raise StartError(f"certificates of {without_password(url)} cannot be read: {reason}") from None
-        self.fanout = Fanout(self.post, lambda sid: slot_of(sid, secret))
+        self.fanout = Fanout(self.post, lambda sid: slot_of(sid, secret), self.neighbours)
         self._bridge = None
         if bus.bridge == "python-socketio":
             self._bridge = Bridge(url, Keys(info.cluster).bus, self.fanout)

@@ -7,19 +7,18 @@ every handler of a client) waits in the peer and is done by one task, one after 
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import sys
 from collections import deque
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from node import belongings
 from node.admission import Admission
+from node.belongings import Belongings
 from node.clients import ClientManager
 from node.codec import ACK, CONNECT, EVENT, BadPacket, Codec, Packet, Partial
+from node.handling import HANDLER_FAILED, Handling, facts
 from node.patience import Patience
-from node.peer import Ended, Peer
+from node.peer import Ended, Kept, Peer
 from node.rooms import Client, State
 from node.routes import Route, Routes, awaited
 from node.session import CLIENT_DISCONNECT, TRANSPORT_ERROR
@@ -36,11 +35,7 @@ MOST_WAITING = 1000
 MOST_PARTIAL_MESSAGES = 10
 """How many times the largest message a packet with its attachments may be."""
 
-
 _CONNECTED = State.CONNECTED
-
-HANDLER_FAILED = "event handler failed"
-"""A user's handler raised: its client gets no acknowledgement, and everybody is served on."""
 
 
 class Dispatcher:
@@ -53,8 +48,8 @@ class Dispatcher:
         self._admission = Admission(server, codec, routes)
         self.patience = Patience()
         self.ordered = False
-        self.running: dict[asyncio.Task[Any], tuple[Client, str] | None] = {}
-        """What handles events now, and whose.  It keeps the tasks alive, too."""
+        self.handling = Handling()
+        self.moving = Belongings(server, codec, self)
 
     @property
     def _manager(self) -> ClientManager:
@@ -94,22 +89,6 @@ class Dispatcher:
         elif len(peer):
             self._begin(peer, Ended(reason))
 
-    # Sessions that move to or from another process (node/migration.py)
-
-    def taken(self, session: Session) -> dict[str, Any]:
-        state = belongings.taken(session, self._manager)
-        for client in state["clients"]:
-            client["user"] = self._server.take_user(client["sid"])
-        self.patience.end(session)
-        return state
-
-    def given(self, session: Session, state: dict[str, Any]) -> None:
-        self._server.start_manager()
-        belongings.given(session, state, self._manager, self._codec)
-        for client in state["clients"]:
-            self._server.give_user(client["sid"], client["user"])
-        self.watch(session.client)
-
     # Packets
 
     def _add(self, peer: Peer, partial: Partial, data: str | bytes) -> None:
@@ -144,12 +123,15 @@ class Dispatcher:
             raise BadPacket(f"more than {MOST_WAITING} packets while a handler runs")
 
     def _begin(self, peer: Peer, first: Packet | Ended) -> None:
-        peer.waiting = deque([first])
         self.patience.end(peer.session)
-        self.start(self._work(peer, peer.waiting))
+        self.do(peer, deque([first]))
+
+    def do(self, peer: Peer, waiting: deque[Packet | Ended]) -> None:
+        """Do what waits, and what comes meanwhile, one after the other."""
+        peer.waiting = waiting
+        self.handling.start(self._work(peer, waiting), peer)
 
     async def _work(self, peer: Peer, waiting: deque[Packet | Ended]) -> None:
-        """Do what waits, and what comes meanwhile, one after the other."""
         try:
             while waiting:
                 await self._do(peer, waiting.popleft())
@@ -157,7 +139,10 @@ class Dispatcher:
             log.exception("session ended: a packet could not be handled", extra={"sid": peer.session.sid})
             peer.session.abort(TRANSPORT_ERROR)
         finally:
-            peer.waiting = None
+            if peer.waiting is waiting:
+                peer.waiting = None
+                if type(waiting) is Kept:
+                    waiting.done()
         self.watch(peer)
 
     def watch(self, peer: Peer) -> None:
@@ -202,7 +187,7 @@ class Dispatcher:
             try:
                 await route.call(client.sid, reason)
             except Exception:
-                log.exception(HANDLER_FAILED, extra=_facts(client, "disconnect"))
+                log.exception(HANDLER_FAILED, extra=facts(client, "disconnect"))
         self._server.take_user(client.sid)
 
     # Events
@@ -223,16 +208,14 @@ class Dispatcher:
                     self._answer(client, packet, result)
                     return
             except Exception:
-                log.exception(HANDLER_FAILED, extra=_facts(client, packet.data[0]))
+                log.exception(HANDLER_FAILED, extra=facts(client, packet.data[0]))
                 return
             self._go_on(client, packet, awaited(result))
 
     def _go_on(self, client: Client, packet: Packet, handling: Coroutine[Any, Any, Any]) -> None:
         """Let the handler run as a task, and acknowledge the event after it, if it asks for that."""
-        if packet.id is None:
-            self.start(handling, (client, packet.data[0]))
-        else:
-            self.start(self._handle(client, packet, handling))
+        work = handling if packet.id is None else self._handle(client, packet, handling)
+        self.handling.start(work, (client, packet.data[0]))
 
     async def _event_in_order(self, client: Client, packet: Packet) -> None:
         route = self._route(client, packet)
@@ -245,13 +228,13 @@ class Dispatcher:
         try:
             self._answer(client, packet, await awaited(route.handler(*arguments)))
         except Exception:
-            log.exception(HANDLER_FAILED, extra=_facts(client, packet.data[0]))
+            log.exception(HANDLER_FAILED, extra=facts(client, packet.data[0]))
 
     async def _handle(self, client: Client, packet: Packet, result: Any) -> None:
         try:
             self._answer(client, packet, await result)
         except Exception:
-            log.exception(HANDLER_FAILED, extra=_facts(client, packet.data[0]))
+            log.exception(HANDLER_FAILED, extra=facts(client, packet.data[0]))
 
     def _route(self, client: Client, packet: Packet) -> Route | None:
         if client.state is not _CONNECTED:
@@ -291,27 +274,6 @@ class Dispatcher:
         if reply is not None:
             reply(*packet.data)
         else:
-            self.start(self._manager.trigger_callback(client.sid, packet.id, packet.data))
-
-    # Tasks
-
-    def start(self, work: Coroutine[Any, Any, Any], about: tuple[Client, str] | None = None) -> None:
-        """Run `work` as a task that belongs to us.  If it may raise, it is a handler, `about` this client and event."""
-        if sys.version_info >= (3, 12):
-            task = asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
-        else:
-            task = asyncio.Task(work, loop=asyncio.get_running_loop())
-        self.running[task] = about
-        if task.done():
-            self._done(task)
-        else:
-            task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        about = self.running.pop(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error(HANDLER_FAILED, exc_info=error, extra=None if about is None else _facts(*about))
-
-
-def _facts(client: Client, event: str) -> dict[str, str]:
-    return {"event": event, "namespace": client.namespace, "sid": client.sid}
+            self.handling.start(self._manager.trigger_callback(client.sid, packet.id, packet.data), peer)
+        if type(peer.waiting) is Kept:
+            peer.waiting.acknowledged.set()

@@ -11,7 +11,6 @@ from node import Server
 from node.channel import Channel
 from node.deflate import framed
 from node.frames import BINARY, TEXT
-from node.opening import take_over
 
 sio = Server()
 
@@ -35,9 +34,8 @@ class Echo:
 
 async def echo(request: web.Request) -> web.StreamResponse:
     """Open a WebSocket for a new client."""
-    sio.eio.settle()
     receiver = Echo()
-    receiver.channel, response = take_over(request, receiver, sio.eio.limits)
+    receiver.channel, response = sio.eio.guests.open(request, receiver)
     return response
 
 

@@ -7,13 +7,13 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from node.clients import MOST_PENDING_ACKS, ClientManager, arguments_of
-from node.codec import BadPacket, Packet, Partial
+from node.clients import MOST_PENDING_ACKS, ClientManager
+from node.codec import BadPacket, Packet, Partial, arguments_of
 from node.fate import Fate
 from node.message import Message
-from node.questions import Reply, as_lists
+from node.questions import Reply
 from node.rooms import NotConnected, Rooms, rooms_in
-from node.wire import Answer
+from node.wire import Answer, as_lists
 
 if TYPE_CHECKING:
     from node.fanout import Fanout

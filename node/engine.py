@@ -20,6 +20,7 @@ from cluster.errors import UsageError
 from cluster.tag import new_sid
 from node import session as reasons
 from node.channel import ChannelLimits
+from node.guests import Guests
 from node.handler import Handler
 from node.intake import Intake
 from node.message import Message
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 
 CLOSE_WAIT_S = 2.0
 """How long a client may take to fetch what is queued for it, or to answer a close frame."""
+
+PONG_READ_S = 2.0
+"""What the client of a session that moved has at least for the pong that is due."""
 
 MESSAGE = 4
 """Type of a packet with a message (Engine.IO protocol 4, "Protocol")."""
@@ -84,6 +88,7 @@ class Engine:
         self.leaving = False
         self.messages_in = self.messages_out = 0
         self.intake = Intake(self, given)
+        self.guests = Guests(self)
         self._is_settled = False
         self._all_gone: asyncio.Event | None = None
 
@@ -164,9 +169,10 @@ class Engine:
             session.close(reasons.TRANSPORT_ERROR, code=reasons.INTERNAL_ERROR)
 
     def take_in(self, session: Session, is_pinged: bool, left_s: float) -> None:
-        """Go on with a session that comes from another process."""
+        """Go on with a session that comes from another process, or that nobody read for a while."""
         self.sessions[session.sid] = session
-        session.go_on(self.time(), is_pinged, left_s)
+        # Its pong may have come long ago: it must be read first.
+        session.go_on(self.time(), is_pinged, max(left_s, PONG_READ_S) if is_pinged else left_s)
 
     def let_go(self, session: Session) -> None:
         """Another process has this session now."""

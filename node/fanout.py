@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.channels import Channel
+from node.asking import Answering, Asker, Others
 from node.bus import Health
-from node.clients import BURST_BYTES, ClientManager, arguments_of
-from node.codec import MAIN
+from node.clients import BURST_BYTES, ClientManager
+from node.codec import MAIN, arguments_of
 from node.elsewhere import Elsewhere
 from node.fate import Fate
 from node.message import Message
@@ -25,18 +26,25 @@ from node.questions import Questions
 from node.rooms import Client, Room, Rooms, rooms_in
 from node.wire import Emit, Envelope
 
+if TYPE_CHECKING:
+    from node.server import Server
+
 log = logging.getLogger(__name__)
 
 
 class Fanout(ClientManager):
-    """Client manager over the `post`.  `slot_of` tells the node that a sid names, if it is a sid.  `run` must run."""
+    """Client manager over the `post`.  `slot_of` tells the node that a sid names, if it is a sid.  `run` must run.
 
-    def __init__(self, post: Post, slot_of: Callable[[str], str | None]) -> None:
+    `others` tells which nodes there may be.
+    """
+
+    def __init__(self, post: Post, slot_of: Callable[[str], str | None], others: Others) -> None:
         super().__init__()
         self.post = post
         self.questions = Questions(post)
         self.host_id = post.origin.hex()
         self._slot_of = slot_of
+        self.asker = Asker(post, self.questions, others)
         self._elsewhere = Elsewhere(self)
         self._tags: dict[str, str | None] = {}
         self._group: asyncio.TaskGroup | None = None
@@ -45,6 +53,11 @@ class Fanout(ClientManager):
 
     def initialize(self) -> None:
         """python-socketio calls this with the first client, to start its listener.  Ours is `run`, started earlier."""
+
+    def set_server(self, server: Server) -> None:
+        super().set_server(server)
+        Answering(self.post, self.questions, server.share.deeds, self.start)
+        self.post.bus.want(self.post.channels.servers)
 
     async def run(self) -> None:
         """Hand what other nodes send to our clients, until cancelled."""
@@ -201,7 +214,7 @@ class Fanout(ClientManager):
         A client of another node enters there.  Raises ValueError for the room of a client.
         """
         space = namespace or MAIN
-        if self._is_elsewhere(sid, space):
+        if self.is_elsewhere(sid, space):
             await self._elsewhere.ask(sid, "enter", (space, sid, room))
             return
         if room != sid and self.node_of(room) is not None:
@@ -213,7 +226,7 @@ class Fanout(ClientManager):
     async def leave_room(self, sid: str, namespace: str | None, room: Room) -> None:
         """Let a client leave, wherever it is."""
         space = namespace or MAIN
-        if self._is_elsewhere(sid, space):
+        if self.is_elsewhere(sid, space):
             await self._elsewhere.ask(sid, "leave", (space, sid, room))
         else:
             await super().leave_room(sid, space, room)
@@ -226,19 +239,19 @@ class Fanout(ClientManager):
 
     async def can_disconnect(self, sid: str, namespace: str) -> bool:
         """Return whether the client is here; if it is on another node, that one disconnects it."""
-        if self._is_elsewhere(sid, namespace):
+        if self.is_elsewhere(sid, namespace):
             await self._elsewhere.ask(sid, "disconnect", (namespace, sid))
             return False
         return self.directory.find(sid, namespace) is not None
 
     async def disconnect(self, sid: str, namespace: str, **options: Any) -> None:
         """Forget a client, or let its node disconnect it."""
-        if options.get("ignore_queue") or not self._is_elsewhere(sid, namespace):
+        if options.get("ignore_queue") or not self.is_elsewhere(sid, namespace):
             self.basic_disconnect(sid, namespace)
         else:
             await self._elsewhere.ask(sid, "disconnect", (namespace, sid))
 
-    def _is_elsewhere(self, sid: str, namespace: str) -> bool:
+    def is_elsewhere(self, sid: str, namespace: str) -> bool:
         return self.directory.find(sid, namespace) is None and self.node_of(sid) not in (None, self.post.name)
 
     def give_up(self, sid: Any, callback: Any) -> None:

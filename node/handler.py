@@ -18,11 +18,30 @@ class Handler(Protocol):
     def ended(self, session: Session, reason: str) -> None:
         """Called once for each session that was opened or adopted, unless it moves to another process."""
 
-    def taken(self, session: Session) -> Any:
-        """A session moves to another process: return what `given` needs there, as plain data.
+    @property
+    def moving(self) -> Moving: ...
 
-        May raise NotPortable (node/migration.py); then nothing has changed.
+
+class Moving(Protocol):
+    """What a handler does for sessions that go to another process, or come from one (node/migration.py)."""
+
+    def hold(self, session: Session) -> None:
+        """Handle nothing more of it; what comes is kept.  Answers that running handlers wait for still reach them."""
+
+    async def quiet(self, session: Session, within_s: float) -> bool:
+        """Wait until no handler of it runs and its client has acknowledged everything; tell whether none runs."""
+
+    def release(self, session: Session) -> None:
+        """Undo `hold`: what was kept is handled."""
+
+    def taken(self, session: Session) -> Any:
+        """It is held, and moves: return what `given` needs there, as plain data.
+
+        May raise NotPortable; then nothing has changed.
         """
 
     def given(self, session: Session, state: Any) -> None:
-        """Go on with a session that comes from another process, or stays here after all."""
+        """Go on with a session that comes from another process, or stays here after all.
+
+        May raise NotPortable; then nothing has changed.
+        """

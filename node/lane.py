@@ -118,15 +118,29 @@ class Lane:
             # What a node says first, it says to whoever is there.
             return
         while peers := [peer for peer in self._peers() if peer != self._name]:
-            ears = [self._channels.ear(peer, self.partition).name for peer in peers]
-            counts = await link.ask(b"PUBSUB", self._count_ears, *ears)
-            missing = [peer for peer, count in zip(peers, counts[1::2], strict=True) if not count]
+            heard = await self._listening(link, peers)
+            missing = [peer for peer in peers if peer not in heard]
             if not missing:
                 return
             if loop.time() - began > self._limits.lease_s:
                 log.info("not waiting for nodes any longer", extra={"nodes": ", ".join(missing[:10])})
                 return
             await asyncio.sleep(ASK_AGAIN_S * random.uniform(0.5, 1.5))
+
+    async def listening(self, names: Collection[str]) -> set[str]:
+        """Return which of these nodes hear this lane now.  Raises RedisLost."""
+        if not names:
+            return set()
+        link = await self._dial()
+        try:
+            return await self._listening(link, names)
+        finally:
+            link.abort("asked")
+
+    async def _listening(self, link: RedisSocket, names: Collection[str]) -> set[str]:
+        ears = [self._channels.ear(name, self.partition).name for name in names]
+        counts = await link.ask(b"PUBSUB", self._count_ears, *ears)
+        return {name for name, count in zip(names, counts[1::2], strict=True) if count}
 
     def _heard(self, channel: bytes, payload: bytes) -> None:
         if channel != self._ear:

@@ -6,15 +6,20 @@ What was sent and not confirmed when a connection is lost is sent again: whoever
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """A message: as it is sent, and since when it is here; `is_known`: Redis has confirmed it once."""
+    """A message: as it is sent, and since when it is here; `is_known`: Redis has confirmed it once.
+
+    `counted` is to be told how many have got it.
+    """
 
     command: bytes
     at: float
     is_known: bool = False
+    counted: Callable[[int], None] | None = None
 
 
 TAIL_S = 1.0
@@ -61,7 +66,7 @@ class Outbox:
         """Whether there is something to send."""
         return bool(self._waiting)
 
-    def add(self, command: bytes, now: float) -> bool:
+    def add(self, command: bytes, now: float, counted: Callable[[int], None] | None = None) -> bool:
         """Take a message; return False if there is no room.
 
         The newest is refused, the oldest not taken out for it: whoever sends it can be told.
@@ -71,7 +76,7 @@ class Outbox:
             self.dropped_full += 1
             return False
         self.size += size
-        self._waiting.append(Entry(command, now))
+        self._waiting.append(Entry(command, now, counted=counted))
         return True
 
     def _make_room(self, size: int, now: float) -> bool:
@@ -94,8 +99,8 @@ class Outbox:
             size += len(entry.command)
         return b"".join(commands)
 
-    def confirmed(self, now: float) -> None:
-        """Redis has the oldest of those in flight."""
+    def confirmed(self, now: float) -> Entry:
+        """Redis has the oldest of those in flight, which is returned."""
         tail, entry = self._tail, self._in_flight.popleft()
         size = len(entry.command)
         self.size -= size
@@ -103,6 +108,7 @@ class Outbox:
         tail.append(entry)
         while tail and (tail[0].at < now - TAIL_S or self._tail_size > TAIL_BYTES):
             self._tail_size -= len(tail.popleft().command)
+        return entry
 
     def refused(self) -> None:
         """Redis will never take the oldest of those in flight."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,11 +20,44 @@ MOST_HELD_BYTES = 2**20
 """Of messages to a client whose connect handler has not decided yet."""
 
 
+MOST_KEPT = 200
+"""Packets."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ended:
     """The last that comes from a session."""
 
     reason: str
+
+
+class Kept(deque[Packet | Ended]):
+    """What has come for a session that is about to move, and is done where it goes on.
+
+    A client that sends much waits, so that this stays short.
+    """
+
+    __slots__ = ("_is_full", "_session", "acknowledged", "is_held")
+
+    def __init__(self, session: Session, packets: Iterable[Packet | Ended] = ()) -> None:
+        super().__init__(packets)
+        self._session = session
+        self._is_full = False
+        self.is_held = True
+        """Nobody does anything of it yet."""
+        self.acknowledged = asyncio.Event()
+        """Set when its client has acknowledged something."""
+
+    def append(self, packet: Packet | Ended) -> None:
+        super().append(packet)
+        if len(self) >= MOST_KEPT and self._session.channel is not None:
+            self._is_full = True
+            self._session.channel.pause_reading()
+
+    def done(self) -> None:
+        """All of it is done: its client need not wait any more."""
+        if self._is_full and self._session.channel is not None:
+            self._session.channel.resume_reading()
 
 
 class Peer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from time import time
 from typing import Any
 
@@ -68,10 +69,18 @@ class Post:
         """Send to whoever listens there.  Raises TypeError for what cannot travel."""
         return self.bus.publish(channel, self._encoded(content))
 
-    def send_all(self, channels: Iterable[Channel], content: Content) -> Fate:
-        """Send one message on several channels: who listens on more of them takes it once.  Return the worst fate."""
+    def send_all(
+        self, channels: Iterable[Channel], content: Content, counted: Callable[[int, int], None] | None = None
+    ) -> Fate:
+        """Send one message on several channels: who listens on more of them takes it once.  Return the worst fate.
+
+        `counted` gets, for each channel, its place among them and how many have the message.
+        """
         payload = self._encoded(content)
-        fates = {self.bus.publish(channel, payload) for channel in channels}
+        fates = {
+            self.bus.publish(channel, payload, None if counted is None else partial(counted, place))
+            for place, channel in enumerate(channels)
+        }
         return next((fate for fate in (Fate.DROPPED, Fate.WAITING) if fate in fates), Fate.SENT)
 
     def _encoded(self, content: Content) -> bytes:

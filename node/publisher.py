@@ -21,6 +21,7 @@ RETRY_FIRST_S = 0.05
 RETRY_MOST_S = 1.0
 WATCH_S = 0.5
 SLOW_ANSWER_S = 0.2
+REST_S = 0.02
 
 ELSEWHERE = ("MOVED", "ASK", "TRYAGAIN", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "READONLY", "BUSY", "UNBLOCKED")
 """Errors that say that this server cannot now, not that it never will."""
@@ -53,6 +54,8 @@ class Publisher:
         self._confirmed: list[asyncio.Future[None]] = []
         self._complaint = ""
         self._is_full = False
+        self._awaited = 0
+        """Messages whose count somebody waits for."""
         self.published = self.published_bytes = self.refused = self.connects = self.resent = 0
         self.reason = "not connected yet"
         """Why there is no connection."""
@@ -73,14 +76,21 @@ class Publisher:
         """The connection that is used now."""
         return self._link
 
-    def publish(self, channel: bytes, payload: bytes) -> Fate:
-        """Send `payload` to whoever subscribed to `channel`, after all that was published before."""
+    def publish(self, channel: bytes, payload: bytes, counted: Callable[[int], None] | None = None) -> Fate:
+        """Send `payload` to whoever subscribed to `channel`, after all that was published before.
+
+        `counted` gets how many that were, each time that Redis confirms it: it may have to be sent again.
+        """
         text = self._head % (len(channel), channel, len(payload), payload)
-        if not self.outbox.add(text, self._loop.time()):
+        if not self.outbox.add(text, self._loop.time(), counted):
             self._tell_full()
             return Fate.DROPPED
         self.published += 1
         self.published_bytes += len(payload)
+        if counted is not None:
+            self._awaited += 1
+            if self._link is not None:
+                self._link.wake()
         if self._link is None:
             return Fate.WAITING
         if not self._is_due:
@@ -93,6 +103,7 @@ class Publisher:
         while self._link is not None and self.outbox.size > bytes_:
             waiter = self._loop.create_future()
             self._confirmed.append(waiter)
+            self._link.wake()
             await waiter
 
     async def run(self) -> None:
@@ -169,9 +180,12 @@ class Publisher:
             link.write(outbox.take(WRITE_BYTES))
 
     def _heard(self, reply: Any) -> None:
-        # An integer: how many have got it.  On a Redis Cluster that would be the one server's share only.
+        # An integer: how many have got it.  Those who listen at a replica would be missing, and we do not.
         if reply.__class__ is int:
-            self.outbox.confirmed(self._heard_at)
+            entry = self.outbox.confirmed(self._heard_at)
+            if entry.counted is not None:
+                self._awaited -= 1
+                entry.counted(reply)
         elif isinstance(reply, hiredis.ReplyError):
             self._failed(str(reply))
 
@@ -191,8 +205,13 @@ class Publisher:
 
     def _batch_ended(self) -> None:
         self._heard_at = self._loop.time()
+        if not self.outbox.in_flight:
+            self._awaited = 0
         if self._confirmed:
             self._wake()
+        elif self._link is not None and self._awaited <= 0:
+            # Nobody waits for confirmations: reading each by itself would cost more than publishing.
+            self._link.rest(REST_S)
 
     def _wake(self) -> None:
         waiters, self._confirmed = self._confirmed, []

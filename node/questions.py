@@ -50,19 +50,24 @@ class Questions:
         operation: str,
         arguments: tuple[Any, ...],
         answered: Callable[[Answer], None] | None = None,
+        counted: Callable[[int, int], None] | None = None,
     ) -> tuple[int, Fate]:
         """Ask whoever listens there; `answered` gets each answer until its number is forgotten.
 
-        Raises TypeError for arguments that cannot travel.
+        `counted` is as in Post.send_all.  Raises TypeError for arguments that cannot travel.
         """
         if answered is None:
             return 0, self._post.send_all(channels, Ask(operation, arguments))
         self._number += 1
-        fate = self._post.send_all(channels, Ask(operation, arguments, self._number, self._post.name))
+        fate = self._post.send_all(channels, Ask(operation, arguments, self._number, self._post.name), counted)
         self._pending[self._number] = answered
         if len(self._pending) > MOST_PENDING:
             del self._pending[next(iter(self._pending))]
         return self._number, fate
+
+    def ask_again(self, channel: Channel, operation: str, arguments: tuple[Any, ...], number: int) -> None:
+        """Ask the question with that number once more: of somebody who may not have had it."""
+        self._post.send(channel, Ask(operation, arguments, number, self._post.name))
 
     @property
     def pending(self) -> int:
@@ -100,12 +105,3 @@ class Questions:
         answered = self._pending.get(answer.number)
         if answered is not None:
             answered(answer)
-
-
-def as_lists(value: Any) -> Any:
-    """Return a value that came over the wire with lists where they were: it has tuples."""
-    if isinstance(value, tuple):
-        return [as_lists(each) for each in value]
-    if isinstance(value, dict):
-        return {key: as_lists(each) for key, each in value.items()}
-    return value

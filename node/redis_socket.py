@@ -48,6 +48,7 @@ class RedisSocket(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._asked: deque[asyncio.Future[Any]] = deque()
         self._transport: asyncio.Transport | None = None
+        self._resting: asyncio.TimerHandle | None = None
 
     def write(self, commands: bytes) -> None:
         """Send whole commands, as `command` makes them."""
@@ -76,6 +77,21 @@ class RedisSocket(asyncio.Protocol):
         except TimeoutError:
             self.abort(f"no answer from {self.server} for {ANSWER_S:g} s")
             raise RedisLost(self.lost.result()) from None
+
+    def rest(self, seconds: float) -> None:
+        """Read nothing for so long, or until `wake`: one look for many replies."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing() and self._resting is None:
+            transport.pause_reading()
+            self._resting = asyncio.get_running_loop().call_later(seconds, self.wake)
+
+    def wake(self) -> None:
+        """Read again."""
+        resting, self._resting = self._resting, None
+        if resting is not None:
+            resting.cancel()
+            if self._transport is not None and not self._transport.is_closing():
+                self._transport.resume_reading()
 
     def abort(self, reason: str) -> None:
         """End the connection at once."""
@@ -119,6 +135,9 @@ class RedisSocket(asyncio.Protocol):
         self.on_writable()
 
     def _end(self, reason: str) -> None:
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
         if not self.lost.done():
             self.lost.set_result(reason)
         while self._asked:

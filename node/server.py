@@ -19,13 +19,14 @@ from aiohttp import web
 
 from cluster.errors import UsageError
 from node.admin_ui import Instrumentation
-from node.answers import Answers, Waiting, value_of
+from node.answers import value_of
 from node.clients import ClientManager, with_our_rooms
 from node.codec import MAIN
 from node.dispatch import Dispatcher
 from node.engine import Engine
 from node.environ import Environ
 from node.environs import Environs
+from node.everywhere import Everywhere
 from node.fate import Fate
 from node.formats import codec_for
 from node.loggers import logger_for
@@ -44,7 +45,7 @@ SOCKETIO_PATH = "socket.io"
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
-class Server(socketio.AsyncServer):  # type: ignore[misc]
+class Server(Everywhere, socketio.AsyncServer):  # type: ignore[misc]
     """A Socket.IO server for a node: events, rooms, sessions, acks and `emit` as python-socketio documents them.
 
     Takes the keyword arguments of `socketio.AsyncServer`, and some of its own:
@@ -182,11 +183,7 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
 
     async def handled(self, within_s: float) -> int:
         """Wait until the event handlers that run now have ended; return how many still run after `within_s`."""
-        running = {task for task in self._dispatcher.running if not task.done()}
-        if not running:
-            return 0
-        _, still = await asyncio.wait(running, timeout=within_s)
-        return len(still)
+        return await self._dispatcher.handling.ended(within_s)
 
     def start_manager(self) -> None:
         """Let the client manager begin, once: with the first client, as python-socketio does."""
@@ -301,11 +298,16 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
     ) -> Any:
         """Emit an event to the client `to` (or `sid`) and return what it acknowledges with.
 
-        Raises socketio.exceptions.TimeoutError.
+        Raises socketio.exceptions.TimeoutError; before the time is over, if the client is at another node and gone.
         """
         target = to or sid
         if not isinstance(target, str):
             raise ValueError("call() asks one client: give its sid")
+        if not ignore_queue and self.manager.is_elsewhere(target, namespace or MAIN):
+            answers = await self.broadcast_call(event, data, target, timeout=timeout, namespace=namespace)
+            if target not in answers.given:
+                raise socketio.exceptions.TimeoutError()
+            return answers.given[target]
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
         def answered(*arguments: Any) -> None:
@@ -320,26 +322,6 @@ class Server(socketio.AsyncServer):  # type: ignore[misc]
             raise socketio.exceptions.TimeoutError() from None
         finally:
             self.manager.give_up(target, answered)
-
-    async def broadcast_call(
-        self,
-        event: str,
-        data: Any = None,
-        to: Rooms | None = None,
-        *,
-        timeout: float | None = 10,
-        skip_sid: str | Iterable[str] | None = None,
-        namespace: str | None = None,
-        except_rooms: Rooms | None = None,
-    ) -> Answers:
-        """Emit an event to many, and wait until each has acknowledged it, or `timeout` seconds.
-
-        Asks the clients of this node.  Who disconnects before it answers is among the `missing`, and is not waited for.
-        """
-        clients = self.manager.directory.recipients(namespace or MAIN, to, skip_sid, except_rooms)
-        waiting = Waiting([client.sid for client in clients])
-        self.manager.ask(clients, event, data, waiting)
-        return await waiting.answers(timeout)
 
     # Clients
 

@@ -84,6 +84,11 @@ class Subscriber:
     def subscriptions(self) -> int:
         return sum(wish.wanted for wish in self._wishes.values())
 
+    def holds(self, channel: bytes) -> bool:
+        """Return whether the subscription to `channel` holds."""
+        wish = self._wishes.get(channel)
+        return wish is not None and wish.holds
+
     def want(self, channel: bytes) -> None:
         """Subscribe to `channel`, and do not wait for it."""
         self._wish(channel)

@@ -121,6 +121,15 @@ def decode(payload: bytes) -> Envelope:
     return Envelope(origin, number, sent_ms, read(rest))
 
 
+def as_lists(value: Any) -> Any:
+    """Return a value that came over the wire with lists where they were: it has tuples."""
+    if isinstance(value, tuple):
+        return [as_lists(each) for each in value]
+    if isinstance(value, dict):
+        return {key: as_lists(each) for key, each in value.items()}
+    return value
+
+
 def _emit(fields: list[Any]) -> Emit:
     if not 3 <= len(fields) <= len(Emit._fields):
         raise BadWire(f"an emit of {len(fields)} fields")

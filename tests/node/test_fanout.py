@@ -82,7 +82,7 @@ def test_a_node_without_members_hears_nothing(valkey: Valkey) -> None:
             sid, ear = await two.client("here")
             gone, _ = await three.client("here")
             three.lose(gone)
-            await eventually(lambda: three.post.bus.figures().subscriptions == 1)
+            await eventually(lambda: three.post.bus.figures().subscriptions == 2)
             for number in range(20):
                 await one.sio.emit("x", number, to="here")
                 await one.sio.emit("x", number)
@@ -111,7 +111,7 @@ def test_who_has_entered_hears_what_others_say_from_then_on(valkey: Valkey) -> N
             await one.sio.emit("x", "no", to=[2])
             await one.sio.emit("x", "yes", to=[1])
             await eventually(lambda: ear.firsts[50:] == ["yes"])
-            await eventually(lambda: two.post.bus.figures().subscriptions == 3)
+            await eventually(lambda: two.post.bus.figures().subscriptions == 4)
 
     asyncio.run(main())
 

@@ -66,7 +66,7 @@ def test_the_record_tells_of_the_bus(tmp_path: Path, valkey: Valkey) -> None:
 
             async def flew() -> bool:
                 [record] = await registry.members()
-                return record.bus_canary_ms > 0 and record.bus_subscriptions == 1 and record.bus_published > 0
+                return record.bus_canary_ms > 0 and record.bus_subscriptions >= 1 and record.bus_published > 0
 
             await eventually(flew)
             [record] = await registry.members()

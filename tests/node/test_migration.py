@@ -10,12 +10,14 @@ from typing import Any
 import aiohttp
 import pytest
 
+from node import migration
 from node.engine import Engine
-from node.migration import NotPortable, forget, give, hold, stay, take
+from node.migration import NotPortable, forget, give, hold, hold_all, stay, take
 from node.session import Session
 from tests.support.engine import PATH, Heard, message, polled_session, serving
 from tests.support.waiting import eventually
 from tests.support.websockets import client_frame
+from tests.support.websockets import opened as opened_websocket
 
 INTERVAL_S = 0.4
 
@@ -218,7 +220,143 @@ def test_what_is_not_plain_data_cannot_be_moved() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("state", [{}, {"version": 2}, {"version": 1}, {"version": 1, "sid": "x", "half": 1}])
+def test_what_waits_may_be_much_and_more_may_be_sent_before_the_connection_is_there() -> None:
+    """In order; more than one write takes."""
+
+    async def main() -> None:
+        async with (
+            serving() as (old, url),
+            serving() as (new, _),
+            aiohttp.ClientSession() as http,
+            http.ws_connect(f"{url}{PATH}websocket") as client,
+        ):
+            await client.receive_str()
+            [session] = old.sessions.values()
+            await hold(session)
+            for number in range(10):
+                session.send(message(f"{number} {'x' * 10_000}"))
+            state = take(session)
+            channel = session.channel
+            assert channel is not None
+            sock = socket.socket(fileno=socket.dup(channel.fileno()))
+            forget(session)
+            session = give(new, state)
+            for number in range(10, 12):
+                session.send(message(f"{number} {'x' * 10_000}"))
+            arrived = session.channel
+            assert arrived is not None
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: arrived, sock)
+            session.send(message("12 last"))
+            heard = [(await client.receive_str()).split()[0] for _ in range(13)]
+            assert heard == [f"4{number}" for number in range(13)]
+
+    asyncio.run(main())
+
+
+def test_a_held_session_that_is_closed_says_all_that_waits_and_goodbye() -> None:
+    """Its node may be told to stop meanwhile."""
+
+    async def main() -> None:
+        heard = Heard()
+        async with (
+            serving(heard) as (old, url),
+            aiohttp.ClientSession() as http,
+            http.ws_connect(f"{url}{PATH}websocket") as client,
+        ):
+            await client.receive_str()
+            [session] = old.sessions.values()
+            await hold(session)
+            session.send(message("last"))
+            closing = asyncio.ensure_future(old.close_all(5))
+            assert await client.receive_str() == "4last"
+            assert (await client.receive()).data == 1001
+            assert await closing == 0
+            with pytest.raises(NotPortable, match="has ended"):
+                take(session)
+            stay(session)
+            with pytest.raises(NotPortable, match="has ended"):
+                await hold(session)
+            assert heard.reasons == ["server leaves"]
+
+    asyncio.run(main())
+
+
+def test_a_pong_that_came_while_nobody_read_is_in_time() -> None:
+    """The time for it was over when the session arrived, or when it stayed."""
+
+    async def main() -> None:
+        options: dict[str, Any] = {"ping_interval": INTERVAL_S, "ping_timeout": INTERVAL_S}
+        async with (
+            serving(**options) as (old, url),
+            aiohttp.ClientSession() as http,
+            http.ws_connect(f"{url}{PATH}websocket") as client,
+        ):
+            await client.receive_str()
+            assert await client.receive_str() == "2"
+            [session] = old.sessions.values()
+            await hold(session)
+            await client.send_str("3")
+            await asyncio.sleep(INTERVAL_S * 1.5)
+            assert session.heartbeat(old.time()) == (True, 0.0)
+            state = take(session)
+            stay(session, state)
+            assert await client.receive_str() == "2"
+            assert session.is_open
+
+    asyncio.run(main())
+
+
+def test_who_cannot_be_held_is_sent_away_and_the_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here because its client does not read."""
+    monkeypatch.setattr(migration, "DRAIN_WAIT_S", 0.1)
+
+    async def main() -> None:
+        heard = Heard()
+        async with (
+            serving(heard) as (old, url),
+            aiohttp.ClientSession() as http,
+            http.ws_connect(f"{url}{PATH}websocket") as client,
+        ):
+            await client.receive_str()
+            port = int(url.rpartition(":")[2])
+            slow = await asyncio.to_thread(opened_websocket, port, f"{PATH}websocket")
+            with slow:
+                await eventually(lambda: old.connections == 2)
+                quick, stuck = old.sessions.values()
+                stuck.send(message(bytes(16_000_000)))
+                assert await hold_all([quick, stuck]) == [quick]
+                assert heard.reasons == ["server leaves"]
+                frames = await asyncio.to_thread(slow.hear_all)
+                assert [len(frame.payload) for frame in frames[1:-1]] == [16_000_000]
+                assert frames[-1].code == 1001
+            stay(quick)
+            await client.send_str("4x")
+            assert await client.receive_str() == "4x"
+
+    asyncio.run(main())
+
+
+def test_a_session_is_nowhere_twice_nor_where_all_must_leave() -> None:
+    """Its own process keeps it then."""
+
+    async def main() -> None:
+        async with serving() as (old, url), serving() as (new, _), aiohttp.ClientSession() as http:
+            await polled_session(http, url)
+            [session] = old.sessions.values()
+            await hold(session)
+            state = take(session)
+            give(new, state)
+            with pytest.raises(NotPortable, match="here already"):
+                give(new, state)
+            old.leave()
+            with pytest.raises(NotPortable, match="leaves"):
+                give(old, state)
+            assert (old.connections, new.connections) == (0, 1)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("state", [{}, {"version": 1}, {"version": 2}, {"version": 2, "sid": "x", "half": 1}])
 def test_what_is_no_session_of_this_version_is_refused(state: dict[str, Any]) -> None:
     """And nothing of it stays."""
 

@@ -42,6 +42,19 @@ class Heard:
     def ended(self, session: Session, reason: str) -> None:
         self.reasons.append(reason)
 
+    @property
+    def moving(self) -> Heard:
+        return self
+
+    def hold(self, session: Session) -> None:
+        """It has no handlers that could begin."""
+
+    async def quiet(self, session: Session, within_s: float) -> bool:
+        return True
+
+    def release(self, session: Session) -> None:
+        """Nothing was kept."""
+
     def taken(self, session: Session) -> Any:
         return len(self.messages)
 

@@ -47,9 +47,15 @@ class RoomsNode:
         self.peers: list[str] = []
         channels = channels_of("test", url)
         self.post = Post(url, channels, name, secrets.token_hex(8), limits, peers=lambda: self.peers)
-        self.fanout = Fanout(self.post, lambda sid: slot_of(sid, SECRET))
+        self.fanout = Fanout(self.post, lambda sid: slot_of(sid, SECRET), self)
         self.sio = Server(client_manager=self.fanout)
         self._task: asyncio.Task[None] | None = None
+
+    def expected(self) -> list[str]:
+        return self.peers
+
+    async def refresh(self) -> bool:
+        return True
 
     def start(self) -> None:
         self._task = asyncio.ensure_future(self.fanout.run())

@@ -343,6 +343,7 @@ class Stress:
         rooms = {room for someone in self._clients.values() for room in someone.rooms}
         expected = {post.channels.room("/", room).name for room in rooms}
         expected |= {post.channels.everybody("/").name} if self._clients else set()
+        expected.add(post.channels.servers.name)
         expected |= {
             channel.name
             for node in self._nodes
