@@ -30,7 +30,7 @@ EMBEDDED = "embedded"
 NO_REDIS = "none"
 AUTO = 0
 MOST_WORKERS = 256
-REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
+REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,6 @@ def _checked_redis(value: str) -> str:
     if value in (EMBEDDED, NO_REDIS):
         return value
     scheme = value.partition("://")[0]
-    if scheme == "redis+cluster":
-        raise ValueError("is not supported yet; allowed: redis://, rediss://, unix:// or redis+sentinel://")
     if "://" not in value or scheme not in REDIS_SCHEMES:
         raise ValueError(f"must be {EMBEDDED}, {NO_REDIS} or a URL: {', '.join(s + '://…' for s in REDIS_SCHEMES)}")
     shape = _REDIS_SHAPES.get(scheme, _REDIS_SHAPE)
@@ -118,6 +116,10 @@ _REDIS_SHAPES = {
     "redis+sentinel": _Shape(
         rf"{_USER}{_HOST}{_PORT}?(?:,{_HOST}{_PORT}?)*(?:/\d*(?:/[^\s/?#]+)?)?",
         "[user:password@]host[:port][,host[:port]…]/database/service",
+    ),
+    # A Redis Cluster has one database.
+    "redis+cluster": _Shape(
+        rf"{_USER}{_HOST}{_PORT}?(?:,{_HOST}{_PORT}?)*(?:/0?)?", "[user:password@]host[:port][,host[:port]…]"
     ),
 }
 
@@ -288,13 +290,27 @@ class Nodes(Section):
     handshakes_per_s: PerSecond = 500.0
     heartbeat_s: Seconds = 1.0
     lease_s: Seconds = 5.0
+    presence_grace_s: SecondsOrOff = 2.0
     metrics_interval_s: Seconds = 30.0
     ping_interval_s: Seconds = 25.0
     ping_timeout_s: Seconds = 20.0
     max_message_bytes: Bytes = 1_000_000
+    slow_consumer_bytes: Bytes = 1_048_576
+    compression: bool = False
+    connect_timeout_s: Seconds = 45.0
+    ordered: bool = False
     drain_s: SecondsOrOff = 5.0
     close_per_s: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] = 100.0
     outlive_supervisor_s: SecondsOrOff = 60.0
+
+
+class Bus(Section):
+    """What nodes tell each other through Redis (docs/bus.md)."""
+
+    outbox_bytes: Bytes = 16_777_216
+    outbox_age_s: Seconds = 60.0
+    canary_s: Seconds = 5.0
+    bridge: Literal["none", "python-socketio"] = "none"
 
 
 class Restart(Section):
@@ -321,6 +337,7 @@ class Config(Section):
     redis: Annotated[str, AfterValidator(_checked_redis)] = EMBEDDED
     lb: Lb = Lb()
     nodes: Nodes = Nodes()
+    bus: Bus = Bus()
     restart: Restart = Restart()
     log: Log = Log()
 

@@ -48,13 +48,25 @@ class Keys:
 
     @property
     def users_online(self) -> str:
-        """A hash: `<node> <incarnation> <sid>` -> JSON of one device of one user (node/presence.py)."""
+        """A hash: `<node> <incarnation>` -> where that node's part of the users is (node/parts.py, Position)."""
         return self._named("users:online")
+
+    def users_part(self, node: str, incarnation: str, base: int) -> str:
+        """A hash: sid -> JSON of one device of one user, all of one node; `base` as in `users_online`."""
+        return self._named(f"users:online:{node}:{incarnation}:{base}")
 
     @property
     def users_changed(self) -> str:
-        """A channel: the incarnation of a node that changed its entries in `users_online`."""
+        """A channel: what changed in one node's part, as JSON (node/parts.py)."""
         return self._named("users:changed")
+
+    def state(self, key: str) -> str:
+        """A string or hash of the application's own (node/state.py)."""
+        return self._named(f"state:{key}")
+
+    def state_changed(self, key: str) -> str:
+        """A channel: what changed in `state(key)`."""
+        return self._named(f"state-changed:{key}")
 
     @property
     def metrics(self) -> str:

@@ -117,6 +117,22 @@ class NodeRecord:
     uptime_s: float = 0.0
     messages_in: int = 0
     messages_out: int = 0
+    bus_published: int = 0
+    """Messages for other nodes, and (`bus_received`) from them, its own copies included."""
+    bus_published_bytes: int = 0
+    bus_received: int = 0
+    bus_received_bytes: int = 0
+    bus_subscriptions: int = 0
+    """Channels that the node listens to."""
+    bus_outbox_bytes: int = 0
+    """What waits for Redis."""
+    bus_dropped: int = 0
+    """Messages that other nodes did not get."""
+    bus_canary_ms: float = 0.0
+    """How long a message through Redis and back took last."""
+    bus_lag_p50_ms: float = 0.0
+    """From another node's sending to this one's taking, since the start; by two clocks, if they are on two hosts."""
+    bus_lag_p99_ms: float = 0.0
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), separators=(",", ":"))

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any
-from urllib.parse import unquote
 
 import redis.asyncio as redis
 from redis.asyncio.connection import AbstractConnection
@@ -19,17 +18,18 @@ from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import RedisError
 
 from cluster.errors import StartError
+from cluster.redis_address import RedisAddress, parse
+from cluster.slot_link import client_of
 
 REDIS_AWAY = (RedisError, OSError, TimeoutError)
 """What a command raises while Redis is away: refused, reset, timed out, loading, failed over."""
 
 CONNECT_TIMEOUT_S = 2.0
 COMMAND_TIMEOUT_S = 3.0
-SENTINEL_PORT = 26379
 
 
 def connect(url: str, *, blocking: bool = False) -> redis.Redis:
-    """Return a client for `url` (redis, rediss, unix or redis+sentinel); nothing is sent yet.
+    """Return a client for `url` (redis, rediss, unix, redis+sentinel or redis+cluster); nothing is sent yet.
 
     With `blocking` no limit is set on the wait for an answer: that is for a subscriber, which hears nothing for hours.
     Commands are not retried by the library: our callers know whether a retry is right, and how long to wait.
@@ -42,8 +42,10 @@ def connect(url: str, *, blocking: bool = False) -> redis.Redis:
     }
     if not url.startswith("unix:"):
         options |= {"socket_connect_timeout": CONNECT_TIMEOUT_S, "socket_keepalive": True}
+    if url.startswith("redis+cluster:"):
+        return _cancellable(_to_cluster(parse(url), options))
     if url.startswith("redis+sentinel:"):
-        client = _through_sentinel(url, options)
+        client = _through_sentinel(parse(url), options)
         for sentinel in _sentinels_of(client):
             _cancellable(sentinel)
         return _cancellable(client)
@@ -84,33 +86,23 @@ def without_password(url: str) -> str:
     return re.sub(r"(://[^:@/]*):[^@/]*@", r"\1:***@", url)
 
 
-def _through_sentinel(url: str, options: dict[str, Any]) -> redis.Redis:
-    """`redis+sentinel://[user:password@]host:port[,host:port …]/db/service`, as python-socketio reads it."""
-    authority, _, path = url.partition("://")[2].partition("/")
-    user_info, _, hosts = authority.rpartition("@")
-    user, _, password = user_info.partition(":")
-    database, _, service = path.partition("/")
-    options |= {
-        "db": int(database or 0),
-        "username": unquote(user) or None,
-        "password": unquote(password) or None,
-    }
+def _through_sentinel(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
+    options |= {"db": address.database, "username": address.username or None, "password": address.password or None}
     # One sentinel that hangs or is gone must not keep us from asking the next.
     asking = {
         "socket_timeout": COMMAND_TIMEOUT_S,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "retry": options["retry"],
     }
-    sentinels = [_sentinel_at(host) for host in hosts.split(",")]
+    sentinels = [(server.host, server.port) for server in address.servers]
     sentinel = Sentinel(sentinels, sentinel_kwargs=asking)  # type: ignore[no-untyped-call]
-    client: redis.Redis = sentinel.master_for(service or "mymaster", **options)
+    client: redis.Redis = sentinel.master_for(address.service, **options)
     return client
 
 
-def _sentinel_at(text: str) -> tuple[str, int]:
-    match = re.fullmatch(r"\[(.+)\](?::(\d+))?|([^:]+)(?::(\d+))?", text)
-    assert match is not None, f"the configuration let {text!r} pass"
-    return match[1] or match[3], int(match[2] or match[4] or SENTINEL_PORT)
+def _to_cluster(address: RedisAddress, options: dict[str, Any]) -> redis.Redis:
+    options |= {"username": address.username or None, "password": address.password or None}
+    return client_of(address.servers, **options)
 
 
 def _sentinels_of(client: redis.Redis) -> list[redis.Redis]:

@@ -23,5 +23,8 @@ async def agree_on_secret(config: Config, link: redis.Redis | None) -> bytes:
     if link is None:
         return made_up
     key = Keys(config.cluster).secret
-    kept = await link.set(key, made_up, nx=True, get=True)
+    # Two commands: Redis 6.2 takes no SET with both NX and GET.
+    if await link.set(key, made_up, nx=True):
+        return made_up
+    kept = await link.get(key)
     return kept if isinstance(kept, bytes) else made_up

@@ -39,7 +39,9 @@ class _Picture(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield from states(self.pool)
-        yield from _said_by_nodes(list(self.pool))
+        nodes = list(self.pool)
+        yield from _said_by_nodes(nodes)
+        yield from _bus(nodes)
         yield from changes(self.stack)
         yield from entrance(self.stack)
         yield from canary(self.canary_s)
@@ -82,6 +84,31 @@ def _said_by_nodes(nodes: list[Node]) -> Iterator[Metric]:
     yield info
     yield from gauges.values()
     yield messages
+
+
+def _bus(nodes: list[Node]) -> Iterator[Metric]:
+    messages = CounterMetricFamily("flotilla_bus_messages", "Messages between nodes.", labels=["node", "direction"])
+    transferred = CounterMetricFamily("flotilla_bus_bytes", "Bytes of those.", labels=["node", "direction"])
+    dropped = CounterMetricFamily("flotilla_bus_dropped", "Messages that other nodes did not get.", labels=["node"])
+    outbox = GaugeMetricFamily("flotilla_bus_outbox_bytes", "What waits for Redis.", labels=["node"])
+    channels = GaugeMetricFamily("flotilla_bus_subscriptions", "Channels that the node hears.", labels=["node"])
+    canary = GaugeMetricFamily("flotilla_bus_canary_seconds", "A message through Redis and back.", labels=["node"])
+    lag = GaugeMetricFamily("flotilla_bus_lag_seconds", "From node to node.", labels=["node", "quantile"])
+    for node in nodes:
+        record = node.record
+        if record is None:
+            continue
+        messages.add_metric([node.name, "published"], record.bus_published)
+        messages.add_metric([node.name, "received"], record.bus_received)
+        transferred.add_metric([node.name, "published"], record.bus_published_bytes)
+        transferred.add_metric([node.name, "received"], record.bus_received_bytes)
+        dropped.add_metric([node.name], record.bus_dropped)
+        outbox.add_metric([node.name], record.bus_outbox_bytes)
+        channels.add_metric([node.name], record.bus_subscriptions)
+        canary.add_metric([node.name], record.bus_canary_ms / 1000)
+        lag.add_metric([node.name, "0.5"], record.bus_lag_p50_ms / 1000)
+        lag.add_metric([node.name, "0.99"], record.bus_lag_p99_ms / 1000)
+    yield from (messages, transferred, dropped, outbox, channels, canary, lag)
 
 
 def _carried(stack: Stack) -> Iterator[Metric]:

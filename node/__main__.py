@@ -71,7 +71,7 @@ def _overridden(config: Config, arguments: argparse.Namespace) -> Config:
         values["redis"] = arguments.redis
     if values["redis"] == EMBEDDED:
         values["redis"] = NO_REDIS
-    for key in ("host", "advertise", "app"):
+    for key in ("host", "advertise", "app", "max_message_bytes"):
         if (value := getattr(arguments, key)) is not None:
             values["nodes"][key] = value
     try:
@@ -79,7 +79,7 @@ def _overridden(config: Config, arguments: argparse.Namespace) -> Config:
     except ValidationError as exc:
         error = exc.errors()[0]
         given = without_any_password(str(error["input"]))
-        raise UsageError(f"--{error['loc'][-1]} {given}: {_why(error)}") from None
+        raise UsageError(f"--{str(error['loc'][-1]).replace('_', '-')} {given}: {_why(error)}") from None
 
 
 def _why(error: Any) -> str:
@@ -107,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--advertise", metavar="HOST", help="address to announce to balancers (nodes.advertise)")
     add("--name", default="", help="name in the cluster, at the head of every sid (default: n<port>[-<host id>])")
     add("--app", metavar="MODULE:ATTR", help="a node.Server (nodes.app)")
+    add("--max-message-bytes", type=int, metavar="N", help="largest message of a client (nodes.max_message_bytes)")
     add("--config", type=Path, metavar="FILE", help="configuration (default: ./config.yaml if there is one)")
     add("--base", type=Path, metavar="DIR", help="where modules are looked for first (default: the configuration's)")
     add("--redis", metavar="URL", help="redis://…, rediss://…, unix://…, redis+sentinel://… or none (redis)")

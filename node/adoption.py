@@ -1,8 +1,7 @@
 """Connections that a balancer on this host hands over: each comes as an open descriptor, its request read already.
 
-From then on this node talks to the client alone; the balancer may die without anybody noticing.  aiohttp serves such a
-connection like one from its own port, so every WebSocket endpoint of the application works, and sees the client's true
-address.  cluster/handoff.py has the messages and the rules.
+From then on this node talks to the client alone; the balancer may die without anybody noticing.  node/arrival.py has
+what becomes of a connection, cluster/handoff.py the messages and the rules.
 """
 
 from __future__ import annotations
@@ -12,15 +11,14 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
-from aiohttp.web_protocol import RequestHandler
 
 from cluster import handoff
 from cluster.handoff import BadPacket, Closed, Handoff, Refused, Taken
+from node.arrival import Arrival, Shortcut
 
 log = logging.getLogger(__name__)
 
@@ -32,49 +30,15 @@ AT_ONCE = 64
 """Packets read before everything else gets its turn."""
 
 
-class Adopted(RequestHandler):
-    """A client's connection that was handed over, from there to its end."""
-
-    __slots__ = ("_on_end", "_received", "cookie")
-
-    def __init__(self, server: web.Server, given: Handoff, on_end: Callable[[], None]) -> None:
-        super().__init__(server, loop=asyncio.get_running_loop(), **server._kwargs)
-        self.cookie = given.cookie
-        self._received = given.received
-        self._on_end = on_end
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        # Before the transport reads: what the balancer has read comes first.
-        received, self._received = self._received, b""
-        self.data_received(received)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        super().connection_lost(exc)
-        self._on_end()
-
-
-async def finish_adopted(request: web.BaseRequest, response: web.StreamResponse) -> None:
-    """An `on_response_prepare` hook: give the answer its sticky cookie, and keep only WebSockets.
-
-    A connection whose upgrade was refused ends with that answer: its next request may belong to another node.
-    """
-    protocol = request.protocol
-    if isinstance(protocol, Adopted):
-        if protocol.cookie:
-            response.headers.add("Set-Cookie", protocol.cookie)
-            protocol.cookie = ""
-        if not isinstance(response, web.WebSocketResponse):
-            response.force_close()
-            response.headers["Connection"] = "close"  # RFC 9112 9.6; aiohttp has made its own mind up before
-
-
 class Adoption:
     """The handoff socket of one node, at `path` in a directory that only our user can enter."""
 
-    def __init__(self, path: Path, server: web.Server, tasks: asyncio.TaskGroup) -> None:
+    def __init__(
+        self, path: Path, server: web.Server, tasks: asyncio.TaskGroup, shortcut: Shortcut | None = None
+    ) -> None:
         self.path = path
         self._server = server
+        self._shortcut = shortcut
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
         self._listener: socket.socket | None = None
@@ -150,21 +114,34 @@ class Adoption:
         self._tasks.create_task(self._adopt(given, sock, link))
 
     async def _adopt(self, given: Handoff, sock: socket.socket, link: _Link) -> None:
-        number = given.id  # and not the whole of `given` for as long as the connection lasts
-
-        def ended() -> None:
-            self.count -= 1
-            link.ended(number)
-            # Others may still hold a copy: a worker that was stopped, or a node that was asked first and hangs.
-            with suppress(OSError):  # the client was faster
-                sock.shutdown(socket.SHUT_RDWR)
-
+        held = _Held(self, link, given.id, sock)
+        arrival = Arrival(self._server, self._shortcut, given, held.ended)
         try:
-            await self._loop.connect_accepted_socket(lambda: Adopted(self._server, given, ended), sock)
+            await self._loop.connect_accepted_socket(lambda: arrival, sock)
         except OSError as exc:
             log.info("connection lost while it was handed over", extra={"reason": exc.strerror})
-            ended()
+            held.ended()
             sock.close()
+
+
+class _Held:
+    """What is kept for a connection that was handed over: to say that it has ended."""
+
+    __slots__ = ("_adoption", "_link", "_number", "_sock")
+
+    def __init__(self, adoption: Adoption, link: _Link, number: int, sock: socket.socket) -> None:
+        self._adoption = adoption
+        self._link = link
+        self._number = number
+        self._sock = sock
+
+    def ended(self) -> None:
+        """The connection is gone: it is counted no more, and the worker hears of it."""
+        self._adoption.count -= 1
+        self._link.ended(self._number)
+        # Others may still hold a copy: a worker that was stopped, or a node that was asked first and hangs.
+        with suppress(OSError):  # the client was faster
+            self._sock.shutdown(socket.SHUT_RDWR)
 
 
 class _Link:

@@ -27,24 +27,25 @@ from cluster.registry import Registry
 from cluster.secret import agree_on_secret
 from cluster.tag import tag_of
 from cluster.version import version
-from node.adoption import Adoption, finish_adopted
+from node.adoption import Adoption
 from node.announce import SIGN_OFF_S, Announcer, advertised_host, report_metrics
+from node.arrival import finish_adopted
+from node.company import Company
 from node.directory import RedisDirectory
 from node.door import Door, listen
-from node.fanout import Fanout
 from node.healthz import add_healthz
 from node.loading import one_line, users_traceback
-from node.presence import Alone, Presence
+from node.presence import Presence
+from node.roster import Seat
 from node.server import EngineLimits, NodeInfo, Server
+from node.shortcut import Shortcut
+from node.state_news import shared_state
 from node.vitals import LagMeter, Sampler
 
 log = logging.getLogger(__name__)
 
 CLOSE_S = 2.0
 """For the application's clean-up hooks and the connections that are left."""
-
-REREAD_S = 5.0
-"""The whole list of users is read again after that time, whatever was heard or not."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ async def _built(options: NodeOptions, sio: Server, stack: AsyncExitStack) -> _N
     )
     node = _Node(options, sio, info, link, Door(sio.web, listener), agreed=b"" if config.secret else secret)
     if url is not None and not sio.brings_manager:
-        node.fanout = Fanout(url, await stack.enter_async_context(connection(url)), node.keys.bus)
+        node.join(secret)
     node.bind(tag_of(info.name, secret))
     return node
 
@@ -115,7 +116,7 @@ async def _secret(config: Config, link: redis.Redis | None) -> bytes:
 class _Node:
     """One running node."""
 
-    fanout: Fanout | None = None
+    _company: Company | None = None
     _adoption: Adoption | None = None
 
     def __init__(
@@ -131,19 +132,16 @@ class _Node:
         self._config = options.loaded.config
         nodes = self._config.nodes
         self.keys = Keys(info.cluster)
-        registry = None if link is None else Registry(link, self.keys, agreed)
+        self._registry = registry = None if link is None else Registry(link, self.keys, agreed)
+        seat = Seat(info.name, info.incarnation, info.port)
         self._presence = Presence(
-            Alone()
-            if link is None or registry is None
-            else RedisDirectory(
-                link, registry, self.keys, node=info.name, incarnation=info.incarnation, reread_s=REREAD_S
-            ),
-            node=info.name,
-            incarnation=info.incarnation,
-            port=info.port,
+            None if link is None or registry is None else RedisDirectory(link, registry, self.keys, seat),
+            seat,
             refresh_s=nodes.heartbeat_s,
             trust_s=nodes.lease_s,
+            grace_s=nodes.presence_grace_s,
         )
+        self._state, self._news = shared_state(link, self._config.redis, self.keys)
         self._lag = LagMeter()
         self._announcer = Announcer(
             registry,
@@ -153,12 +151,27 @@ class _Node:
             forgotten=self._presence.forgotten,
         )
 
+    def join(self, secret: bytes) -> None:
+        """Be one of several."""
+        assert self._registry is not None
+        self._company = Company(self._config, self._info, self._registry, secret)
+
     def bind(self, tag: str) -> None:
         nodes = self._config.nodes
-        limits = EngineLimits(nodes.ping_interval_s, nodes.ping_timeout_s, nodes.max_message_bytes)
-        self._sio.bind(self._info, tag, self._presence, limits, self.fanout)
-        add_healthz(self._sio, self._announcer)
-        self._sio.web.on_response_prepare.append(finish_adopted)
+        limits = EngineLimits(
+            nodes.ping_interval_s,
+            nodes.ping_timeout_s,
+            nodes.max_message_bytes,
+            nodes.slow_consumer_bytes,
+            nodes.compression,
+            nodes.connect_timeout_s,
+            nodes.ordered,
+        )
+        company = self._company
+        fanout = None if company is None else company.fanout
+        self._sio.bind(self._info, tag, self._presence, self._state, limits, fanout)
+        add_healthz(self._sio, self._announcer, None if company is None else company.bus)
+        self._sio.web.on_response_prepare.extend((self._sio.eio.guests.seen, finish_adopted))
         if self._link is not None and self._sio.brings_manager:
             log.warning("the application brings its own client manager: it must reach the other nodes by itself")
 
@@ -169,14 +182,20 @@ class _Node:
         except Exception as exc:  # noqa: BLE001  (the application's own code: anything may happen in it)
             raise StartError(f"{users_traceback(exc)}\nthe application's start-up failed: {one_line(exc)}") from None
         async with asyncio.TaskGroup() as group:
+            tasks = []
+            if self._company is not None:
+                tasks += [group.create_task(job) for job in self._company.jobs()]
+                await self._company.up()
             self._open_handoff(group)
             await self._door.open()
             await self._announcer.enter(State.READY)
-            tasks = [group.create_task(job) for job in self._jobs()]
+            tasks += [group.create_task(job) for job in self._jobs()]
             lifecycle.say_ready(self._options.ready_fd)
             log.info("node ready", extra=self._described())
             await stopping.wait()
             await self._drain()
+            if self._company is not None:
+                await self._company.flushed(SIGN_OFF_S)
             for task in tasks:
                 task.cancel()
             if self._adoption is not None:
@@ -193,8 +212,8 @@ class _Node:
                 self._link, self.keys, self._measuring(self._lag.sampler()), self._config.nodes.metrics_interval_s
             ),
         ]
-        if self.fanout is not None:
-            jobs.append(self.fanout.run())
+        if self._news is not None:
+            jobs.append(self._news.run())
         return jobs
 
     async def _drain(self) -> None:
@@ -213,15 +232,19 @@ class _Node:
             log.warning("leaving unannounced: Redis does not answer")
         # Half of the time for answers that clients wait for; the other half to tell all of them to go.
         await self._sio.handled((deadline - loop.time()) / 2)
-        cut = await self._sio.eio.close_all(deadline - loop.time())
+        left_s = deadline - loop.time()
+        cuts = await asyncio.gather(self._sio.eio.close_all(left_s), self._sio.eio.guests.close_all(left_s))
         still = await self._sio.handled(deadline - loop.time())
-        log.info("clients told to go", extra={"cut": cut, "handlers_left": still})
+        log.info("clients told to go", extra={"cut": sum(cuts), "handlers_left": still})
 
     def _open_handoff(self, group: asyncio.TaskGroup) -> None:
         run_dir = self._options.run_dir
         if run_dir is None:
             return
-        adoption = Adoption(handoff.socket_path(run_dir, self._info.name), self._door.server, group)
+        sio = self._sio
+        # A middleware of the application's must see each request.
+        shortcut = None if sio.web.middlewares else Shortcut(sio.eio.intake, sio.eio.path)
+        adoption = Adoption(handoff.socket_path(run_dir, self._info.name), self._door.server, group, shortcut)
         try:
             adoption.open()
         except OSError as exc:
@@ -259,6 +282,7 @@ class _Node:
                 users=self._presence.own_users,
                 messages_in=engine.messages_in,
                 messages_out=engine.messages_out,
+                **({} if self._company is None else self._company.figures()),
             )
 
         return measure

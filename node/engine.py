@@ -1,238 +1,208 @@
-"""Engine.IO at its edge: everything of python-engineio that we bend is bent here.
+"""Engine.IO (protocol revision 4): the sessions of this node, their heartbeat, and how they end.
 
-What we change: sids carry their node's tag, packets are counted, and a node that leaves can close every transport in a
-way that brings the clients back.  tests/node/test_contracts_engine.py holds the private names that we touch.
+It is what a socketio.AsyncServer calls its `eio`, with the names that python-engineio's server has; what is behind them
+is ours.  Requests come in through node/intake.py, messages go to a `Handler`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
-import engineio
-from aiohttp import StreamReader, web
-from engineio.async_drivers import aiohttp as driver
-from engineio.async_socket import AsyncSocket
-from engineio.exceptions import EngineIOError
-from engineio.packet import MESSAGE, NOOP, Packet
-from engineio.payload import Payload
+from aiohttp import web
 
 from cluster.closing import CloseCode
+from cluster.errors import UsageError
 from cluster.tag import new_sid
-from node.adoption import Adopted
+from node import session as reasons
+from node.channel import ChannelLimits
+from node.guests import Guests
+from node.handler import Handler
+from node.intake import Intake
+from node.message import Message
+from node.options import EngineOptions
+from node.refusal import POLLING, WEBSOCKET
+from node.session import SERVER_DISCONNECT, SERVER_LEAVES, Session
+from node.wheel import Wheel
 
 log = logging.getLogger(__name__)
 
 CLOSE_WAIT_S = 2.0
-"""How long a client may take to fetch what is queued for it, and then to answer a close frame."""
+"""How long a client may take to fetch what is queued for it, or to answer a close frame."""
 
-SERVER_LEAVES = "server leaves"
-"""The reason that disconnect handlers get when this node stops."""
+PONG_READ_S = 2.0
+"""What the client of a session that moved has at least for the pong that is due."""
 
-SLOW_CONSUMER = "slow consumer"
-"""The reason that disconnect handlers get when a client let more than MOST_WAITING_BYTES pile up."""
+MESSAGE = 4
+"""Type of a packet with a message (Engine.IO protocol 4, "Protocol")."""
 
-NORMAL_CLOSURE = 1000
-
-MOST_WAITING_BYTES = 32 * 2**20
-"""What may wait for one client.  One that answers pings and does not read would else fill the node's memory."""
-
-_PACKET_BYTES = 200
-"""What a packet takes beside its data."""
-
-MOST_POLLED = 16
-"""Packets in one answer to a poll: python-engineio's client gives up on more (`Payload.max_decode_packets`)."""
-
-MOST_POSTED = 1000
-"""Packets in one request of a client: the JavaScript client puts everything that it has to say into one."""
-
-# The only way to say so; its own limit of 16 fails clients that emit a little faster than their requests go round.
-Payload.max_decode_packets = MOST_POSTED
-
-# Types of packets, and `b` before base64 (Engine.IO protocol 4, "Packet encoding").
-_PACKET_BEGINNINGS = frozenset("0123456b")
+COARSEST_TICK_S, FINEST_TICK_S, TICKS = 0.5, 0.01, 16
+"""The wheel turns TICKS times in a ping interval or time-out, within these bounds."""
 
 
-class WebSocket(driver.WebSocket):  # type: ignore[misc]
-    """One WebSocket of a session."""
+class Engine:
+    """The Engine.IO server of a node.  `handler` must be set before the first request.
 
-    server: Engine
-    adopted = False
-    _sock: web.WebSocketResponse
-    _transport: asyncio.Transport | None = None
+    Takes the options of python-engineio's server, which may be changed as attributes until the first session.
+    Raises UsageError for one that it does not know or cannot do.  Until it has a `tag`, sids do not name a node.
+    """
 
-    def __init__(self, handler: Callable[[WebSocket], Awaitable[None]], server: Engine) -> None:
-        super().__init__(handler, server)
-        self.gone = asyncio.Event()
+    handler: Handler
+    wheel: Wheel
+    limits: ChannelLimits
 
-    async def __call__(self, environ: Mapping[str, Any]) -> web.WebSocketResponse:
-        request: web.Request = environ["aiohttp.request"]
-        # Without permessage-deflate: its contexts cost each connection more memory than everything else of it together.
-        self._sock = web.WebSocketResponse(
-            max_msg_size=self.server.max_http_buffer_size, timeout=CLOSE_WAIT_S, compress=False
-        )
-        await self._sock.prepare(request)
-        self._transport = request.transport
-        self.adopted = isinstance(request.protocol, Adopted)
-        self.server.websockets.add(self)
-        try:
-            await self.handler(self)
-        except (ValueError, RecursionError) as exc:
-            # What a client sends must not leave its session half open, nor a traceback in our log.
-            sid = self.handler.__self__.sid
-            log.info("client dropped: not Engine.IO", extra={"sid": sid, "reason": str(exc)})
-            await self.server.drop(sid)
-            await self.close()
-        finally:
-            self.server.websockets.discard(self)
-            self.gone.set()
-        return self._sock
+    class reason:
+        """Why sessions end: what disconnect handlers get."""
 
-    async def wait(self) -> Any:
-        """Return the next message.  Raises OSError, which python-engineio takes for the end of the connection."""
-        data = await super().wait()
-        if isinstance(data, str) and data[:1] not in _PACKET_BEGINNINGS:
-            raise OSError("not an Engine.IO packet")
-        return data
+        SERVER_DISCONNECT = reasons.SERVER_DISCONNECT
+        CLIENT_DISCONNECT = reasons.CLIENT_DISCONNECT
+        PING_TIMEOUT = reasons.PING_TIMEOUT
+        TRANSPORT_CLOSE = reasons.TRANSPORT_CLOSE
+        TRANSPORT_ERROR = reasons.TRANSPORT_ERROR
 
-    async def close(self) -> None:
-        await self._sock.close(code=CloseCode.GOING_AWAY if self.server.leaving else NORMAL_CLOSURE)
+    async_mode = "aiohttp"
 
-    def abort(self) -> None:
-        """Cut the connection: for a client that takes neither data nor a close frame."""
-        if self._transport is not None:
-            self._transport.abort()
-
-
-class Outbox(asyncio.Queue[Packet | None]):
-    """What waits for one client.  After each `get` at most MOST_POLLED - 1 more are there at once: one poll's worth."""
-
-    _taken = 0
-    waiting_bytes = 0
-    cut = False
-
-    def _put(self, item: Packet | None) -> None:
-        self.waiting_bytes += _size(item)
-        super()._put(item)
-
-    def _get(self) -> Packet | None:
-        item = super()._get()
-        self.waiting_bytes -= _size(item)
-        return item
-
-    async def get(self) -> Packet | None:
-        self._taken = 0
-        return await super().get()
-
-    def get_nowait(self) -> Packet | None:
-        if self._taken >= MOST_POLLED:
-            raise asyncio.QueueEmpty
-        self._taken += 1
-        return super().get_nowait()
-
-
-def _is_flooded(outbox: Outbox) -> bool:
-    # One packet alone may be as large as an application likes.
-    return outbox.waiting_bytes > MOST_WAITING_BYTES and outbox.qsize() > 1 and not outbox.cut
-
-
-def _size(packet: Packet | None) -> int:
-    data = packet.data if packet is not None else None
-    return _PACKET_BYTES + (len(data) if isinstance(data, str | bytes) else 0)
-
-
-class Engine(engineio.AsyncServer):  # type: ignore[misc]
-    """The Engine.IO server of a node.  Until it has a `tag`, sids are python-engineio's own."""
+    def is_asyncio_based(self) -> bool:
+        return True
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        own = {"websocket": WebSocket, "translate_request": self._environ}
-        self._async: dict[str, Any] = {**self._async, **own}
+        given = EngineOptions.of(options)
+        self.ping_interval, self.ping_interval_grace_period = given.ping_interval
+        self.ping_timeout = given.ping_timeout
+        self.max_http_buffer_size = given.max_http_buffer_size
+        self.slow_consumer_bytes = given.slow_consumer_bytes
+        self.compression = given.compression
+        self.allow_upgrades = given.allow_upgrades
+        self.logger = given.logger or log
+        self.json = given.json or json
+        self.handlers: dict[str, Callable[..., Any]] = {}
+        self.sessions: dict[str, Session] = {}
+        self.lingering: dict[str, Session] = {}
+        """Ended, and their clients may still fetch what was sent; or their WebSockets are being closed."""
+        self.path = ""
         self.tag = ""
         self.leaving = False
-        self.websockets: set[WebSocket] = set()
-        self.messages_in = 0
-        self.messages_out = 0
+        self.messages_in = self.messages_out = 0
+        self.intake = Intake(self, given)
+        self.guests = Guests(self)
+        self._is_settled = False
+        self._all_gone: asyncio.Event | None = None
 
     @property
     def connections(self) -> int:
         """Sessions that are open now."""
-        return sum(not session.closed for session in self.sockets.values())
+        return len(self.sessions)
 
     @property
     def adopted(self) -> int:
         """WebSockets of sessions that were handed over by a balancer."""
-        return sum(websocket.adopted for websocket in self.websockets)
+        channels = [each.channel for each in (*self.sessions.values(), *self.lingering.values())]
+        return sum(channel is not None and channel.on_end is not None for channel in channels)
 
-    def generate_id(self) -> str:
-        return new_sid(self.tag) if self.tag else str(super().generate_id())
+    def attach(self, app: web.Application, engineio_path: str = "engine.io") -> None:
+        """Serve Engine.IO in `app` under this path."""
+        self.path = f"/{engineio_path.strip('/')}/"
+        app.router.add_route("*", self.path, self.handle_request)
 
     async def handle_request(self, request: web.Request) -> web.StreamResponse:
-        sid = request.query.get("sid")
-        if self.leaving and sid is None:
-            return _leaving()
-        response: web.StreamResponse = await super().handle_request(request)
-        session = self.sockets.get(sid)
-        ended = session is None or session.closed
-        return _leaving() if self.leaving and ended and not response.prepared else response
+        """Serve one request for the path of Engine.IO."""
+        return await self.intake.handle(request)
 
-    def create_queue(self) -> Outbox:
-        return Outbox()
+    def on(self, event: str, handler: Callable[..., Any] | None = None) -> Any:
+        """Keep `handler` for `event` in `handlers`, for whoever is the engine's handler."""
+        if event not in ("connect", "disconnect", "message"):
+            raise ValueError(f"{event!r} is no event of Engine.IO")
+        if handler is None:
+            return lambda given: self.on(event, given)
+        self.handlers[event] = handler
+        return handler
 
-    async def _environ(self, request: web.Request) -> dict[str, Any]:
-        """Return the WSGI environ of `request`, with its body read whole and checked.
+    # Sessions
 
-        python-engineio takes the first piece of a body that comes in several for all of it, and needs a length.
-        """
-        environ: dict[str, Any] = driver.translate_request(request)
-        if request.method == "POST":
-            body = await _read(request.content, self.max_http_buffer_size + 1)
-            environ["CONTENT_LENGTH"] = str(len(body))
-            environ["wsgi.input"] = _Body(body)
-        return environ
+    def settle(self) -> None:
+        """Take the options as they are now, in the event loop that serves."""
+        if self._is_settled:
+            return
+        loop = asyncio.get_running_loop()
+        self.time = loop.time
+        shorter = min(self.ping_interval, self.ping_timeout)
+        self.wheel = Wheel(min(COARSEST_TICK_S, max(FINEST_TICK_S, shorter / TICKS)), loop)
+        self.limits = ChannelLimits(
+            max_message_bytes=self.max_http_buffer_size,
+            slow_consumer_bytes=self.slow_consumer_bytes,
+            close_timeout_s=CLOSE_WAIT_S,
+            compression=self.compression,
+        )
+        self._after_sid = json.dumps(
+            {
+                "pingInterval": int((self.ping_interval + self.ping_interval_grace_period) * 1000),
+                "pingTimeout": int(self.ping_timeout * 1000),
+                "maxPayload": self.max_http_buffer_size,
+            },
+            separators=(",", ":"),
+        )[1:]
+        self._is_settled = True
 
-    async def send_packet(self, sid: str, pkt: Packet) -> None:
-        if pkt.packet_type == MESSAGE:
-            self.messages_out += 1
-        await super().send_packet(sid, pkt)
-        session = self.sockets.get(sid)
-        if session is not None and _is_flooded(session.queue):
-            session.queue.cut = True
-            log.warning("client cut: it reads too slowly", extra={"sid": sid, "waiting": session.queue.waiting_bytes})
-            await self.drop(sid, SLOW_CONSUMER)
+    def generate_id(self) -> str:
+        return new_sid(self.tag) if self.tag else new_sid("").lstrip(".")
 
-    def _trigger_event(self, event: str, *args: Any, **kwargs: Any) -> Awaitable[Any]:
-        if event == "message":
-            self.messages_in += 1
-        elif event == "disconnect" and self.reason.CLIENT_DISCONNECT in args:
-            self._end_poll(self.sockets.get(args[0]))
-        result: Awaitable[Any] = super()._trigger_event(event, *args, **kwargs)
-        return result
+    def open_packet(self, session: Session) -> bytes:
+        """Return the packet that begins a session (protocol 4, "Handshake")."""
+        upgrades = '["websocket"]' if self._can_upgrade(session) else "[]"
+        return f'0{{"sid":"{session.sid}","upgrades":{upgrades},{self._after_sid}'.encode()
 
-    def _end_poll(self, session: AsyncSocket | None) -> None:
-        """Answer the poll of a client that said goodbye: it may wait for that before it goes, up to a ping interval."""
-        if session is not None and not session.upgraded:
-            session.queue.put_nowait(Packet(NOOP))
+    def _can_upgrade(self, session: Session) -> bool:
+        return session.transport == POLLING and self.allow_upgrades and WEBSOCKET in self.intake.transports
 
-    async def disconnect(self, sid: str | None = None) -> None:
-        """As python-engineio's, which waits without limit for a polling client to fetch its last packets."""
+    def open(self, session: Session) -> None:
+        """Begin with a session that has its transport, and tell the handler."""
+        self.sessions[session.sid] = session
+        session.start(self.time())
         try:
-            async with asyncio.timeout(CLOSE_WAIT_S):
-                await super().disconnect(sid)
-        except TimeoutError:
-            log.debug("last packets not fetched", extra={"sid": sid})
-            self.sockets.pop(sid, None)
+            self.handler.opened(session)
+        except Exception:
+            log.exception("session ended: it could not be opened", extra={"sid": session.sid})
+            session.close(reasons.TRANSPORT_ERROR, code=reasons.INTERNAL_ERROR)
 
-    async def drop(self, sid: str, reason: str | None = None) -> None:
-        """End the session `sid` at once: its client does not speak our protocol, or takes nothing."""
-        session = self.sockets.get(sid)
-        if session is not None:
-            await session.close(wait=False, abort=True, reason=reason or self.reason.TRANSPORT_ERROR)
-            await session.queue.put(None)
-        for websocket in [each for each in self.websockets if reason and each.handler.__self__ is session]:
-            websocket.abort()
+    def take_in(self, session: Session, is_pinged: bool, left_s: float) -> None:
+        """Go on with a session that comes from another process, or that nobody read for a while."""
+        self.sessions[session.sid] = session
+        # Its pong may have come long ago: it must be read first.
+        session.go_on(self.time(), is_pinged, max(left_s, PONG_READ_S) if is_pinged else left_s)
+
+    def let_go(self, session: Session) -> None:
+        """Another process has this session now."""
+        del self.sessions[session.sid]
+        self.wheel.remove(session)
+
+    def ended(self, session: Session) -> None:
+        """A session is open no more: it said so itself, and does it once."""
+        del self.sessions[session.sid]
+        self.wheel.remove(session)
+        if session.channel is not None:
+            self.lingering[session.sid] = session
+        try:
+            self.handler.ended(session, session.reason)
+        except Exception:
+            log.exception("the end of a session could not be handled", extra={"sid": session.sid})
+
+    def linger(self, session: Session) -> None:
+        """Let the client of an ended session fetch its last packets, but not for ever."""
+        self.lingering[session.sid] = session
+        self.wheel.put_after(session, self.time() + CLOSE_WAIT_S)
+
+    def gone(self, session: Session) -> None:
+        """Nothing is left of a session."""
+        self.wheel.remove(session)
+        self.lingering.pop(session.sid, None)
+        if self._all_gone is not None and not self.lingering:
+            self._all_gone.set()
+
+    # Leaving
 
     def leave(self) -> None:
         """Take no new sessions from now on."""
@@ -245,56 +215,89 @@ class Engine(engineio.AsyncServer):  # type: ignore[misc]
         disconnect packet, after which the JavaScript client stays away, nor Engine.IO's close packet, after which the
         Python client does.  Disconnect handlers run; what is queued goes first.
         """
-        deadline = asyncio.get_running_loop().time() + within_s
-        try:
-            async with asyncio.timeout_at(deadline), asyncio.TaskGroup() as group:
-                for session in list(self.sockets.values()):
-                    if not session.closed:
-                        group.create_task(self._close_session(session))
-                for websocket in list(self.websockets):
-                    group.create_task(websocket.gone.wait())
-        except TimeoutError:
-            log.warning("clients cut: the time to close was over", extra={"left": len(self.websockets)})
-        cut = len(self.websockets)
-        for websocket in list(self.websockets):
-            websocket.abort()
+        self._all_gone = asyncio.Event()
+        for session in list(self.sessions.values()):
+            session.close(SERVER_LEAVES, code=CloseCode.GOING_AWAY)
+        cut = 0
+        if self.lingering:
+            try:
+                async with asyncio.timeout(within_s):
+                    await self._all_gone.wait()
+            except TimeoutError:
+                cut = sum(session.channel is not None for session in self.lingering.values())
+                log.warning("clients cut: the time to close was over", extra={"left": cut})
+        for session in list(self.lingering.values()):
+            session.abort(SERVER_LEAVES)
         return cut
 
-    async def _close_session(self, session: AsyncSocket) -> None:
+    # What python-engineio's server has
+
+    async def send(self, sid: str, data: Any) -> None:
+        """Send `data` (str, bytes, or what becomes JSON) as one message; a session that is not there is logged."""
+        if (session := self.sessions.get(sid)) is None:
+            log.warning("message for a session that has ended", extra={"sid": sid})
+            return
+        if isinstance(data, bytes | bytearray):
+            session.send(Message(None, (bytes(data),)))
+        else:
+            session.send(Message((data if isinstance(data, str) else self.json.dumps(data)).encode()))
+
+    async def send_packet(self, sid: str, pkt: Any) -> None:
+        """Send a message that comes as an `engineio.packet.Packet`.  Raises UsageError for other kinds of packets."""
+        if pkt.packet_type != MESSAGE:
+            raise UsageError(f"send_packet: packets of type {pkt.packet_type} are sent by the engine alone")
+        await self.send(sid, pkt.data)
+
+    def _session(self, sid: str) -> Session:
         try:
-            async with asyncio.timeout(CLOSE_WAIT_S):
-                await session.queue.join()
-        except TimeoutError:
-            log.debug("last packets not fetched", extra={"sid": session.sid})
-        await session.close(wait=False, abort=True, reason=SERVER_LEAVES)
-        # Ends the poll that waits, or python-engineio's writer, which then closes the WebSocket.
-        await session.queue.put(None)
+            return self.sessions[sid]
+        except KeyError:
+            raise KeyError("Session not found") from None
 
+    def transport(self, sid: str) -> str:
+        return self._session(sid).transport
 
-def _leaving() -> web.Response:
-    return web.Response(status=503, text="This node is leaving.", headers={"Retry-After": "1"})
+    async def get_session(self, sid: str) -> dict[Any, Any]:
+        """Return the user session of a client."""
+        session = self._session(sid)
+        if session.data is None:
+            session.data = {}
+        return session.data
 
+    async def save_session(self, sid: str, session: dict[Any, Any]) -> None:
+        self._session(sid).data = session
 
-async def _read(content: StreamReader, most: int) -> bytes:
-    """Read a body to its end, or until it has `most` bytes."""
-    body = bytearray()
-    while len(body) < most and (piece := await content.read(most - len(body))):
-        body += piece
-    return bytes(body)
-
-
-class _Body:
-    """A body that was read, as python-engineio reads it."""
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    async def read(self, _: int) -> bytes:
-        """Return it.  Raises EngineIOError if it is not an Engine.IO payload: the session ends, with status 400."""
+    @asynccontextmanager
+    async def session(self, sid: str) -> AsyncIterator[dict[Any, Any]]:
+        """Give the user session of a client for a block, and save it."""
+        data = await self.get_session(sid)
         try:
-            packets = Payload(encoded_payload=self._body.decode()).packets
-        except (ValueError, KeyError, RecursionError) as exc:
-            raise EngineIOError(f"not an Engine.IO payload: {exc}") from None
-        if any(packet.packet_type > NOOP for packet in packets):
-            raise EngineIOError("not an Engine.IO payload: unknown type of packet")
-        return self._body
+            yield data
+        finally:
+            await self.save_session(sid, data)
+
+    async def disconnect(self, sid: str | None = None) -> None:
+        """End a session, or all, once what was sent to it has left; a session that is not there is none."""
+        sessions = [each for each in self.sessions.values() if sid in (None, each.sid)]
+        for session in sessions:
+            session.close(SERVER_DISCONNECT)
+
+    def start_background_task(self, target: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> Any:
+        return asyncio.ensure_future(target(*args, **kwargs))
+
+    async def sleep(self, seconds: float = 0) -> None:
+        await asyncio.sleep(seconds)
+
+    def create_queue(self, *args: Any, **kwargs: Any) -> asyncio.Queue[Any]:
+        return asyncio.Queue(*args, **kwargs)
+
+    def get_queue_empty_exception(self) -> type[asyncio.QueueEmpty]:
+        return asyncio.QueueEmpty
+
+    def create_event(self) -> asyncio.Event:
+        return asyncio.Event()
+
+    async def shutdown(self) -> None:
+        """Stop the heartbeat."""
+        if self._is_settled:
+            self.wheel.stop()

@@ -6,13 +6,18 @@ from aiohttp import web
 
 from cluster.member import State
 from node.announce import Announcer
+from node.bus import Bus, Health
 from node.server import Server
 
 PATH = "/healthz"
 
 
-def add_healthz(sio: Server, announcer: Announcer) -> None:
-    """Add the route to `sio.web`, unless the application has one of its own there."""
+def add_healthz(sio: Server, announcer: Announcer, bus: Bus | None) -> None:
+    """Add the route to `sio.web`, unless the application has one of its own there.
+
+    Without Redis a node serves on, "degraded": taking it out would help nobody.  One that alone hears no other does
+    harm: it answers 503.
+    """
 
     async def healthz(_: web.Request) -> web.Response:
         record = announcer.record
@@ -31,6 +36,13 @@ def add_healthz(sio: Server, announcer: Announcer) -> None:
             "version": record.version,
         }
         status = 200
+        if bus is not None:
+            health = bus.health
+            body |= {"bus": health.name.lower(), "outbox_bytes": bus.waiting_bytes, "dropped": bus.dropped}
+            if health is not Health.OK:
+                body["status"] = "degraded"
+            if health is Health.DEAF:
+                body["status"], status = "deaf", 503
         if announcer.state is not State.READY:
             body["status"], status = str(announcer.state), 503
         return web.json_response(body, status=status, headers={"Cache-Control": "no-store"})

@@ -14,6 +14,7 @@ device), and `online_users` after changes.
 from __future__ import annotations
 
 import time
+from itertools import islice
 from typing import Any
 
 from aiohttp import web
@@ -27,6 +28,9 @@ sio = Server(always_connect=True)
 
 Json = dict[str, Any]
 
+MOST_LISTED = 1000
+"""Users in a list; `count` says how many there are."""
+
 
 @sio.event
 async def connect(sid: str, environ: Json, auth: object = None) -> None:
@@ -35,7 +39,7 @@ async def connect(sid: str, environ: Json, auth: object = None) -> None:
 
 @sio.event
 async def disconnect(sid: str, reason: str) -> None:
-    sio.presence.leave(sid)
+    await sio.presence.leave(sid)
 
 
 @sio.event
@@ -51,7 +55,7 @@ async def register(sid: str, data: object = None) -> Json:
 
 @sio.event
 async def message(sid: str, data: object = None) -> Json:
-    username = sio.presence.username_of(sid)
+    username = sio.presence.user_of(sid)
     if username is None:
         return _refused(BadInput("register with a username first"))
     try:
@@ -74,7 +78,7 @@ async def _tell(change: Change) -> None:
     for event, users in (("user_joined", change.joined), ("user_left", change.left)):
         for user in users:
             where = {"node": user.nodes[0], "port": user.ports[0]}
-            payload = {"username": user.username, **where, "at": time.time(), "count": count}
+            payload = {"username": user.user_id, **where, "at": time.time(), "count": count}
             await sio.emit(event, payload, ignore_queue=True)
     await sio.emit("online_users", {**_online(change.roster), **_here()}, ignore_queue=True)
 
@@ -91,12 +95,13 @@ def _here() -> Json:
 
 
 def _online(roster: Roster) -> Json:
-    return {"count": len(roster), "users": [_user(user) for user in roster.values()]}
+    users = sorted((roster[user_id] for user_id in islice(roster, MOST_LISTED)), key=lambda user: user.since)
+    return {"count": len(roster), "users": [_user(user) for user in users]}
 
 
 def _user(user: User) -> Json:
     return {
-        "username": user.username,
+        "username": user.user_id,
         "devices": user.devices,
         "nodes": list(user.nodes),
         "ports": list(user.ports),

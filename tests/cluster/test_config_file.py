@@ -14,7 +14,7 @@ from cluster.config_file import MOST_DEPTH, ConfigError, load, parse, written
 from cluster.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
-SECTIONS = "cluster, secret, redis, lb, nodes, restart, log"
+SECTIONS = "cluster, secret, redis, lb, nodes, bus, restart, log"
 
 
 def problems(text: str, **environ: str) -> list[str]:
@@ -65,7 +65,7 @@ def test_ten_and_more_mistakes_in_one_file_are_all_told_at_once() -> None:
     assert problems(TEN_MISTAKES) == [
         "config.yaml:1: cluster: 'Flotilla' is not allowed; allowed: what matches ^[a-z0-9][a-z0-9_-]{0,31}$",
         "config.yaml:2: redis: 'http://cache:6379' must be embedded, none or a URL:"
-        " redis://…, rediss://…, unix://…, redis+sentinel://…",
+        " redis://…, rediss://…, unix://…, redis+sentinel://…, redis+cluster://…",
         "config.yaml:4: lb.listen: 8080 must be host:port, for example 0.0.0.0:8080",
         "config.yaml:5: lb.workers: 0 is too small; allowed: 1 or more",
         "config.yaml:6: lb.balence: unknown key, did you mean balance? allowed here: " + ", ".join(Lb.model_fields),
@@ -138,7 +138,8 @@ def test_each_kind_of_mistake_has_its_sentence(text: str, told: str) -> None:
         "unix://",
         "redis+sentinel://",
         "redis+sentinel://h:1,:2/0/main",
-        "redis+cluster://h:1",
+        "redis+cluster://h:1/1",
+        "redis+cluster://",
         "memcached://h",
         "redis://h?bogus=1",
         "redis://h?db=x",
@@ -173,6 +174,7 @@ def test_a_redis_url_that_cannot_work_is_refused(url: str) -> None:
         "unix://:pw@/run/valkey.sock?db=2",
         "redis+sentinel://a,b:26380,[::1]:26379/0/mymaster",
         "redis+sentinel://user:pw@a:1",
+        "redis+cluster://user:pw@a,b:7000,[::1]",
     ],
 )
 def test_redis_urls_that_the_library_understands_are_taken(url: str) -> None:

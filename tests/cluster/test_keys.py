@@ -42,3 +42,8 @@ def test_names_are_the_same_in_every_release() -> None:
         "{flotilla}:socketio",
         "{flotilla}:users:online",
     )
+    assert (keys.users_part("n1", "i1", 7), keys.state("score"), keys.state_changed("score")) == (
+        "{flotilla}:users:online:n1:i1:7",
+        "{flotilla}:state:score",
+        "{flotilla}:state-changed:score",
+    )

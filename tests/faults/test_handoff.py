@@ -187,11 +187,11 @@ def test_clients_of_a_node_that_is_told_to_stop_come_back_elsewhere(tmp_path: Pa
         async with CROWDS[kind]() as crowd, running_stack(tmp_path, 2) as stack:
             clients = [await joined(crowd, stack.url, f"user-{i}", WEBSOCKET) for i in range(4)]
             leaving = port_of(clients[0])
+            theirs = [client for client in clients if port_of(client) == leaving]
             async with _on(stack, leaving) as caller:
                 os.kill(await pid_of(stack, f"n{leaving}"), signal.SIGTERM)
                 rest = await caller.rest()
                 assert rest.endswith(b"\x88\x02" + int(CloseCode.GOING_AWAY).to_bytes(2, "big"))
-            theirs = [client for client in clients if port_of(client) == leaving]
             for client in theirs:
                 await eventually(lambda client=client: client.heard.connects == 2, what="reconnected")  # type: ignore[misc]
             assert all(client.heard.connects == 1 for client in clients if client not in theirs)

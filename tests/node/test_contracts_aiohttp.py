@@ -1,4 +1,4 @@
-"""Everything of aiohttp that is not public and that node/adoption.py touches.  A version that moves one fails here."""
+"""Everything of aiohttp that is not public and that node/arrival.py touches.  A version that moves one fails here."""
 
 from __future__ import annotations
 

@@ -44,9 +44,10 @@ def test_the_example_of_presence_runs(tmp_path: Path) -> None:
             ann, bob = [await crowd.connect(node.url, WEBSOCKET) for _ in range(2)]
             assert await ann.call("login", "ann") == ["ann"]
             assert await bob.call("login", "bob") == ["ann", "bob"]
+            assert await ann.call("where", "bob") == [[f"n{node.port}", {"app": "web"}]]
+            await eventually(lambda: ann.heard.all("came") == ["ann", "bob"])
             await bob.close()
             await eventually(lambda: ann.heard.all("went") == ["bob"])
-            assert ann.heard.all("came") == ["ann", "bob"]
 
     asyncio.run(main())
 
@@ -55,9 +56,11 @@ def test_an_emitter_outside_is_heard_under_the_documented_channel(tmp_path: Path
     """Plain python-socketio, write-only."""
     channel = Keys("flotilla").bus
     assert f'channel="{channel}"' in GUIDE
+    assert "`bus: {bridge: python-socketio}`" in GUIDE
+    (tmp_path / "config.yaml").write_text("bus: {bridge: python-socketio}")
 
     async def main() -> None:
-        async with running_node(tmp_path, "--redis", valkey.url) as node, python_crowd() as crowd:
+        async with running_node(tmp_path, "--redis", valkey.url, cwd=tmp_path) as node, python_crowd() as crowd:
             client = await crowd.connect(node.url, WEBSOCKET)
             outside = socketio.RedisManager(valkey.url, channel=channel, write_only=True)
             outside.emit("said", {"text": "from outside"})
@@ -65,3 +68,51 @@ def test_an_emitter_outside_is_heard_under_the_documented_channel(tmp_path: Path
             outside.redis.close()
 
     asyncio.run(main())
+
+
+def test_what_is_beyond_python_socketio_works(tmp_path: Path) -> None:
+    """The example with the new options."""
+    (tmp_path / "more.py").write_text(EXAMPLES["more.py"])
+
+    async def main() -> None:
+        async with running_node(tmp_path, "--app", "more:sio", cwd=tmp_path) as node, python_crowd() as crowd:
+            ann, bob = [await crowd.connect(node.url, WEBSOCKET) for _ in range(2)]
+            assert await ann.call("move", 1) is None
+            await eventually(lambda: bob.heard.all("moved") == [1])
+            assert await ann.call("vote", "tea?", timeout_s=5) == [[None], 0], "bob says nothing, at once"
+            assert ann.heard.all("moved") == ann.heard.all("vote") == []
+
+    asyncio.run(main())
+
+
+def test_a_websocket_of_ones_own_works_as_shown(tmp_path: Path) -> None:
+    """A channel."""
+    (tmp_path / "shouting.py").write_text(EXAMPLES["shouting.py"])
+
+    async def main() -> None:
+        async with (
+            running_node(tmp_path, "--app", "shouting:sio", "--redis", "none", cwd=tmp_path) as node,
+            aiohttp.ClientSession() as http,
+            http.ws_connect(f"{node.url}/shout") as client,
+        ):
+            await client.send_str("hello")
+            assert await client.receive_str() == "HELLO"
+
+    asyncio.run(main())
+
+
+ENGINE = (Path(__file__).parents[2] / "docs" / "engine.md").read_text(encoding="utf-8")
+
+
+def test_the_page_about_the_engine_names_every_private_name_that_it_touches() -> None:
+    """Of aiohttp and python-socketio; and the tests that it says hold them are there."""
+    root = Path(__file__).parents[2]
+    touched = set()
+    for file in sorted((root / "node").glob("*.py")):
+        source = file.read_text(encoding="utf-8")
+        touched |= set(re.findall(r"\b(?:handler|server|request|response|transport|protocol)\.(_[a-z]\w*)", source))
+        touched |= set(re.findall(r"from aiohttp\.(_\w+)", source))
+    assert {"_kwargs", "_upgraded", "_message_tail", "_task_handler", "_websocket"} <= touched
+    assert [name for name in sorted(touched) if name not in ENGINE] == []
+    for path in set(re.findall(r"`(tests/[\w/]+\.py)`", ENGINE)):
+        assert (root / path).exists(), path

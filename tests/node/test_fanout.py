@@ -1,207 +1,366 @@
-"""Messages between nodes: they cross, survive outages of Redis, and never hold up local clients."""
+"""Messages between nodes: they cross once, in order, to those that have members; and local clients never wait."""
 
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-import redis.asyncio as redis
 import socketio
 
-from cluster.redis_link import connection
-from node import fanout as fanout_module
-from node.fanout import Fanout
-from tests.support.ports import free_port
+from cluster.tag import new_sid, tag_of
+from node import elsewhere
+from node.bridge import Bridge
+from node.bus import BusLimits, Health
+from node.clients import ClientManager
+from node.fate import Fate
+from node.rooms import Client
+from tests.support.rooms_nodes import SECRET, rooms_nodes
 from tests.support.valkey import Valkey
-from tests.support.waiting import eventually
-
-CHANNEL = "{test}:socketio"
-
-
-class Recorder(Fanout):
-    """A fanout whose deliveries to local clients are recorded instead of sent."""
-
-    def __init__(self, url: str, publisher: redis.Redis) -> None:
-        super().__init__(url, publisher, CHANNEL)
-        self.delivered: list[Any] = []
-        socketio.AsyncServer(client_manager=self, async_mode="aiohttp")
-
-    async def _handle_emit(self, message: dict[str, Any]) -> None:
-        self.delivered.append(message["data"][0])
-
-
-@asynccontextmanager
-async def listening(url: str) -> AsyncIterator[Recorder]:
-    async with connection(url) as publisher:
-        fanout = Recorder(url, publisher)
-        task = asyncio.ensure_future(fanout.run())
-        try:
-            yield fanout
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
-async def crosses(one: Fanout, two: Recorder) -> bool:
-    await one.emit("x", "probe")
-    await eventually(lambda: "probe" in two.delivered, within_s=0.3)
-    return True
+from tests.support.waiting import eventually, lastingly
 
 
 def test_a_message_reaches_its_own_node_once_and_every_other_once(valkey: Valkey) -> None:
     """Its own without Redis, and not a second time when it comes back on the channel."""
 
     async def main() -> None:
-        async with listening(valkey.url) as one, listening(valkey.url) as two:
-            await eventually(lambda: crosses(one, two))
-            one.delivered.clear()
-            two.delivered.clear()
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
+            (_, mine), (_, other) = await one.client(), await two.client()
             for number in range(50):
-                await one.emit("x", number)
-            await two.emit("x", "last")
-            await eventually(lambda: "last" in one.delivered and 49 in two.delivered)
-            assert one.delivered == [*range(50), "last"]
-            assert [data for data in two.delivered if data != "last"] == [*range(50)]
+                assert await one.sio.emit("x", number) is Fate.SENT
+            assert mine.firsts == [*range(50)], "at once"
+            await two.sio.emit("x", "last")
+            await eventually(lambda: "last" in mine.firsts and 49 in other.firsts)
+            assert mine.firsts == [*range(50), "last"]
+            assert [data for data in other.firsts if data != "last"] == [*range(50)]
 
     asyncio.run(main())
 
 
-def test_an_outside_emitter_of_python_socketio_is_heard(valkey: Valkey) -> None:
-    """What is on the channel is its own format."""
+def test_every_option_of_emit_crosses_with_it(valkey: Valkey) -> None:
+    """Rooms, exceptions, bytes, several arguments and none."""
 
     async def main() -> None:
-        async with listening(valkey.url) as one:
-            outside = socketio.AsyncRedisManager(valkey.url, channel=CHANNEL, write_only=True)
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
+            sid_of_one, _ = await one.client()
+            sid_of_two, ear = await two.client("here", 7, b"bytes", ("a", 1))
+            _, elsewhere_ = await two.client(namespace="/other")
+            sio = one.sio
+            await sio.emit("x", "not for the other", except_rooms="here")
+            await sio.emit("x", "skipped", skip_sid=[sid_of_two])
+            await sio.emit("x", "elsewhere", room=["there"])
+            await sio.emit("x", "nobody", room=[])
+            await sio.emit("x", "ours alone", ignore_queue=True)
+            assert await sio.emit("x", "for one of ours", to=sid_of_one) is Fate.LOCAL
+            await sio.emit("x", {"b": b"bytes"}, room="here", volatile=True)
+            await sio.emit("x", ("several", 2), room=["here", "there", 7])
+            await sio.emit("x", None, to=sid_of_two)
+            for room in (7, b"bytes", ("a", 1)):
+                await sio.emit("x", str(room), to=[room])
+            await sio.emit("x", "other", namespace="/other")
+            await sio.emit("x", "last")
+            await eventually(lambda: "last" in ear.firsts)
+            assert ear.heard == [
+                [["x", {"b": {"_placeholder": True, "num": 0}}], b"bytes"],
+                [["x", "several", 2]],
+                [["x"]],
+                [["x", "7"]],
+                [["x", "b'bytes'"]],
+                [["x", "('a', 1)"]],
+                [["x", "last"]],
+            ]
+            assert elsewhere_.firsts == ["other"]
+
+    asyncio.run(main())
+
+
+def test_a_node_without_members_hears_nothing(valkey: Valkey) -> None:
+    """Neither of rooms that it has nobody in, nor of namespaces, nor of single clients."""
+
+    async def main() -> None:
+        async with rooms_nodes(*[valkey.url] * 3) as [one, two, three]:
+            sid, ear = await two.client("here")
+            gone, _ = await three.client("here")
+            three.lose(gone)
+            await eventually(lambda: three.post.bus.figures().subscriptions == 2)
+            for number in range(20):
+                await one.sio.emit("x", number, to="here")
+                await one.sio.emit("x", number)
+                await one.sio.emit("x", number, to=sid)
+            await eventually(lambda: len(ear.heard) == 60)
+            assert three.post.bus.figures().received == 0
+            assert one.post.bus.figures().received == 0
+
+    asyncio.run(main())
+
+
+def test_who_has_entered_hears_what_others_say_from_then_on(valkey: Valkey) -> None:
+    """Entering returns when the subscription holds; leaving ends it, and entering again in the same breath does not."""
+
+    async def main() -> None:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
+            sid, ear = await two.client()
+            for number in range(50):
+                await two.fanout.enter_room(sid, "/", number)
+                await one.sio.emit("x", number, to=[number])
+            await eventually(lambda: ear.firsts == [*range(50)])
+            for number in range(50):
+                await two.fanout.leave_room(sid, "/", number)
+            await two.fanout.leave_room(sid, "/", 1)
+            await two.fanout.enter_room(sid, "/", 1)
+            await one.sio.emit("x", "no", to=[2])
+            await one.sio.emit("x", "yes", to=[1])
+            await eventually(lambda: ear.firsts[50:] == ["yes"])
+            await eventually(lambda: two.post.bus.figures().subscriptions == 4)
+
+    asyncio.run(main())
+
+
+def test_a_client_of_another_node_is_managed_from_here(valkey: Valkey) -> None:
+    """It enters, leaves and is disconnected there; the calls return when that is done."""
+
+    async def main() -> None:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
+            sid, ear = await two.client()
+            await one.sio.enter_room(sid, "far")
+            assert two.fanout.get_rooms(sid, "/") == [sid, "far"]
+            await one.sio.emit("x", "in", to="far")
+            await one.sio.leave_room(sid, "far")
+            assert two.fanout.get_rooms(sid, "/") == [sid]
+            await one.sio.enter_room(sid, "far")
+            await one.sio.close_room("far")
+            await eventually(lambda: two.fanout.get_rooms(sid, "/") == [sid])
+            gone: list[str] = []
+
+            async def disconnect(sid: str, namespace: str, ignore_queue: bool) -> None:
+                gone.append(sid)
+
+            two.sio.disconnect = disconnect  # type: ignore[assignment,method-assign]
+            await one.sio.disconnect(sid)
+            assert gone == [sid]
+            await one.fanout.disconnect(sid, "/")
+            assert gone == [sid, sid]
+            assert ear.firsts == ["in"]
+
+    asyncio.run(main())
+
+
+def test_nobody_enters_the_room_of_another_client(valkey: Valkey) -> None:
+    """Wherever that is connected: what is for it is sent to its node alone."""
+
+    async def main() -> None:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
+            (sid, _), (other, _) = await one.client(), await two.client()
+            with pytest.raises(ValueError, match="cannot enter a sid room"):
+                await one.fanout.enter_room(sid, "/", other)
+            await one.fanout.enter_room(sid, "/", sid)
+            with pytest.raises(ValueError, match="not connected"):
+                await one.fanout.enter_room("nobody", "/", "room")
+            with pytest.raises(TypeError, match="text, bytes, a number or a tuple"):
+                await one.fanout.enter_room(sid, "/", frozenset())
+            assert one.fanout.get_rooms(sid, "/") == [sid]
+
+    asyncio.run(main())
+
+
+def test_the_first_acknowledgement_finds_the_node_that_asked(valkey: Valkey) -> None:
+    """The client is on another node, or some here and some there; lists come back as lists."""
+
+    async def main() -> None:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
+            (here, _), (there, ear) = await one.client("room"), await two.client("room")
+            answers: list[Any] = []
+            await one.sio.emit("x", ("question", b"!"), to=there, callback=lambda *answer: answers.append(answer))
+            await eventually(lambda: "question" in ear.firsts)
+            await two.fanout.trigger_callback(there, 1, ["yes", [1, {"a": [2]}]])
+            await eventually(lambda: answers)
+            assert answers == [("yes", [1, {"a": [2]}])]
+
+            async def slowly(*answer: Any) -> None:
+                answers.append(answer)
+
+            await one.sio.emit("x", "room", to="room", callback=slowly)
+            await eventually(lambda: "room" in ear.firsts)
+            await two.fanout.trigger_callback(there, 2, [])
+            await eventually(lambda: answers[1:] == [()])
+            await one.fanout.trigger_callback(here, 1, ["too late"])
+            await lastingly(lambda: len(answers) == 2, 0.1)
+            with pytest.raises(ValueError, match="without a room"):
+                await one.sio.emit("x", "all", callback=slowly)
+
+    asyncio.run(main())
+
+
+def test_a_call_reaches_a_client_of_another_node(valkey: Valkey) -> None:
+    """And gives up when it does not answer."""
+
+    async def main() -> None:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
+            sid, ear = await two.client()
+            calling = asyncio.ensure_future(one.sio.call("x", "question", to=sid, timeout=5))
+            await eventually(lambda: ear.heard)
+            await two.fanout.trigger_callback(sid, 1, ["answer"])
+            assert await calling == "answer"
+            with pytest.raises(socketio.exceptions.TimeoutError):
+                await one.sio.call("x", "question", to=sid, timeout=0.05)
+            assert not one.fanout.questions.pending
+
+    asyncio.run(main())
+
+
+def test_an_outage_holds_up_nobody_here_and_is_reported(valkey: Valkey) -> None:
+    """Local clients get everything at once; others when Redis is back; volatile events never."""
+
+    async def main() -> None:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
+            (_, mine), (far, other) = await one.client("room"), await two.client("room")
+            valkey.kill()
+            await eventually(lambda: one.post.bus.health is Health.AWAY and two.post.bus.health is Health.AWAY)
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            for number in range(100):
+                fate = await one.sio.emit("x", number, to="room")
+                assert fate is Fate.WAITING
+                assert not fate.delivered_to_bus
+            assert await one.sio.emit("x", "volatile", to="room", volatile=True) is Fate.DROPPED
+            await one.sio.enter_room(far, "later")
+            await one.client("new")
+            assert loop.time() - began < 1
+            assert mine.firsts == [*range(100), "volatile"]
+            valkey.start()
+            await eventually(lambda: len(other.heard) == 100)
+            assert other.firsts == [*range(100)]
+            await eventually(lambda: "later" in two.fanout.get_rooms(far, "/"))
+            assert (await one.sio.emit("x", "fine")).delivered_to_bus
+
+    asyncio.run(main())
+
+
+def test_a_node_that_does_not_answer_is_not_waited_for_long(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is gone: its clients are, too."""
+    monkeypatch.setattr(elsewhere, "ANSWER_S", 0.05)
+
+    async def main() -> None:
+        async with rooms_nodes(valkey.url) as [one]:
+            await one.fanout.enter_room(new_sid(tag_of("n9", SECRET)), "/", "room")
+
+    asyncio.run(main())
+
+
+def test_what_no_node_of_ours_would_ask_is_answered_with_an_error(
+    valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A newer version, or somebody else, asks: nobody suffers, and who waits is told."""
+
+    async def main() -> None:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
+            errors: list[str] = []
+            channel = [two.post.channels.node("n1")]
+            wrong = new_sid(tag_of("n9", SECRET))
+            for operation, arguments in {
+                "paint": (),
+                "enter": ("/",),
+                "close": (1, 2, 3),
+                "leave": ("/", wrong, "room"),
+            }.items():
+                one.fanout.questions.ask(channel, operation, arguments, lambda answer: errors.append(answer.error))
+            await eventually(lambda: len(errors) == 4)
+            assert sorted(errors) == [
+                "bad arguments",
+                "bad arguments",
+                "not a client of this node",
+                "unknown operation",
+            ]
+
+    asyncio.run(main())
+
+
+def test_an_observer_sees_what_comes_from_other_nodes(valkey: Valkey) -> None:
+    """The admin UI shows events with their arguments, bytes included."""
+
+    async def main() -> None:
+        async with rooms_nodes(valkey.url, valkey.url) as [one, two]:
+            _, ear = await two.client()
+            seen: list[Any] = []
+
+            class Watching:
+                def sent(self, client: Client, event: list[Any]) -> None:
+                    seen.append(event)
+
+            two.sio.observer = Watching()  # type: ignore[assignment]
+            await one.sio.emit("x", {"a": b"bytes"})
+            await one.sio.emit("x", 1)
+            await eventually(lambda: len(ear.heard) == 2)
+            assert seen == [["x", {"a": b"bytes"}], ["x", 1]]
+
+    asyncio.run(main())
+
+
+def test_who_emits_in_a_loop_waits_for_redis(valkey: Valkey) -> None:
+    """Else the outbox would fill, and messages be dropped, although Redis is there."""
+
+    async def main() -> None:
+        async with rooms_nodes(valkey.url, valkey.url, limits=BusLimits(outbox_bytes=1 << 22)) as [one, two]:
+            _, ear = await two.client("room")
+            for _ in range(300):
+                assert await one.sio.emit("x", "x" * 100_000, to="room") is Fate.SENT
+            await eventually(lambda: len(ear.heard) == 300)
+
+    asyncio.run(main())
+
+
+def test_managers_of_python_socketio_are_heard_through_the_bridge(
+    valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Emits with every option, disconnects, rooms; nonsense is counted, and the next message is heard."""
+
+    async def main() -> None:
+        async with rooms_nodes(valkey.url) as [one]:
+            sid, ear = await one.client("here")
+            bridge = Bridge(valkey.url, "socketio", one.fanout)
+            listening = asyncio.ensure_future(bridge.run())
+            outside = socketio.AsyncRedisManager(valkey.url, write_only=True)
 
             async def emitted() -> bool:
-                await outside.emit("x", "from outside")
-                return "from outside" in one.delivered
+                await outside.emit("x", "probe")
+                return "probe" in ear.firsts
 
             await eventually(emitted)
+            await outside.redis.publish("socketio", b"nonsense")
+            await outside.redis.publish("socketio", b'{"method": "emit"}')
+            await outside.emit("x", {"b": b"bytes"}, room="here")
+            await outside.emit("x", ("several", 2), room=["here"])
+            await outside.emit("x", "not you", skip_sid=sid)
+            await outside.enter_room(sid, "/", "there")
+            await outside.emit("x", "entered", room="there")
+            await outside.leave_room(sid, "/", "there")
+            await outside.emit("x", "left", room="there")
+            await outside.close_room("here")
+            await outside.emit("x", "closed", room="here")
+            await outside.emit("x", "last", to=sid)
+            await eventually(lambda: "last" in ear.firsts)
+            assert [each for each in ear.heard if each[0][1] != "probe"] == [
+                [["x", {"b": {"_placeholder": True, "num": 0}}], b"bytes"],
+                [["x", "several", 2]],
+                [["x", "entered"]],
+                [["x", "last"]],
+            ]
+            assert bridge.bad == 2
             await outside.redis.aclose()
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
 
     asyncio.run(main())
 
 
-def test_it_works_over_a_unix_socket(valkey: Valkey) -> None:
-    """The embedded Redis has nothing else."""
-
-    async def main() -> None:
-        path = valkey.directory / "v.sock"
-        valkey.kill()
-        valkey.start("--unixsocket", str(path))
-        async with listening(f"unix://{path}") as one, listening(f"unix://{path}") as two:
-            await eventually(lambda: crosses(one, two))
-
-    asyncio.run(main())
-
-
-def test_messages_cross_again_within_seconds_after_an_outage(valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
-    """While Redis is away local clients get everything, what others miss is counted, and one line tells of it."""
-
-    async def main() -> None:
-        async with listening(valkey.url) as one, listening(valkey.url) as two:
-            await eventually(lambda: crosses(one, two))
-            valkey.kill()
-            one.delivered.clear()
-            for number in range(10):
-                await one.emit("x", number)
-            assert one.delivered == [*range(10)]
-            assert one.dropped == 10
-            valkey.start()
-            two.delivered.clear()
-            await eventually(lambda: crosses(one, two), within_s=5)
-
-    asyncio.run(main())
-    lost = [record for record in caplog.records if record.getMessage().startswith("bus lost")]
-    assert len(lost) == 2, "one line for each of the two"
-
-
-def test_publishing_resumes_as_soon_as_redis_answers(valkey: Valkey, caplog: pytest.LogCaptureFixture) -> None:
-    """The log says how many messages the other nodes have missed."""
-    caplog.set_level("INFO")
-
-    async def main() -> None:
-        async with listening(valkey.url) as one:
-            valkey.kill()
-            await one.emit("x", 1)
-            await one.emit("x", 2)
-            valkey.start()
-            await eventually(lambda: "bus is back" in caplog.messages)
-
-    asyncio.run(main())
-    [back] = [record for record in caplog.records if record.getMessage() == "bus is back"]
-    assert back.__dict__["dropped"] == 2
-
-
-def test_a_redis_that_is_away_at_the_start_is_found_later(valkey: Valkey) -> None:
-    """The listener does not give up."""
-
-    async def main() -> None:
-        valkey.kill()
-        async with listening(valkey.url) as one, listening(valkey.url) as two:
-            await one.emit("x", "nobody hears this")
-            valkey.start()
-            await eventually(lambda: crosses(one, two), within_s=5)
-
-    asyncio.run(main())
-
-
-def test_a_redis_that_hangs_delays_one_emit_and_not_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After one time-out nothing is published until Redis answers; emits go on at the speed of their own node."""
-
-    async def main() -> None:
-        monkeypatch.setattr("cluster.redis_link.COMMAND_TIMEOUT_S", 0.2)
-        with socket.create_server(("127.0.0.1", 0)) as deaf:
-            async with listening(f"redis://127.0.0.1:{deaf.getsockname()[1]}/0") as fanout:
-                loop = asyncio.get_running_loop()
-                began = loop.time()
-                for number in range(100):
-                    await fanout.emit("x", number)
-                assert loop.time() - began < 1
-                assert fanout.delivered == [*range(100)]
-                assert fanout.dropped == 100
-
-    asyncio.run(main())
-
-
-def test_a_connection_that_went_silent_is_given_up(monkeypatch: pytest.MonkeyPatch, valkey: Valkey) -> None:
-    """A host that vanished sends no reset; a subscription without a sign of life is made anew."""
-
-    async def main() -> None:
-        monkeypatch.setattr(fanout_module, "QUIET_S", 0.1)
-        accepted: list[asyncio.StreamWriter] = []
-
-        async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            accepted.append(writer)
-            # Confirms whatever it is told, as Redis does, and is never heard again.
-            while len(accepted) == 1 and await reader.read(65536):
-                writer.write(b"+OK\r\n+OK\r\n")
-                await writer.drain()
-
-        port = free_port()
-        server = await asyncio.start_server(swallow, "127.0.0.1", port)
-        async with listening(f"redis://127.0.0.1:{port}/0?protocol=2"):
-            await eventually(lambda: len(accepted) >= 2, within_s=5, what="it connected again")
-        server.close()
-        for writer in accepted:
-            writer.close()
-
-    asyncio.run(main())
-
-
-def test_python_socketio_starts_no_listener_of_its_own() -> None:
+def test_python_socketio_starts_no_listener_of_its_own(valkey: Valkey) -> None:
     """It would with the first client, as a task that nobody owns."""
 
     async def main() -> None:
-        async with connection("redis://127.0.0.1:1/0") as publisher:
-            fanout = Recorder("redis://127.0.0.1:1/0", publisher)
+        async with rooms_nodes(valkey.url) as [one]:
             before = asyncio.all_tasks()
-            fanout.initialize()
+            one.fanout.initialize()
             assert asyncio.all_tasks() == before
+            assert isinstance(one.fanout, ClientManager)
 
     asyncio.run(main())

@@ -20,7 +20,7 @@ from cluster.redis_link import connection
 from cluster.registry import Registry
 from node import Server
 from node.app import NodeOptions, serve
-from node.engine import SERVER_LEAVES
+from node.session import SERVER_LEAVES
 from tests.support.clients import CROWDS, POLLING, UPGRADE, WEBSOCKET, Client
 from tests.support.nodes import node_here, running_node
 from tests.support.valkey import Valkey
@@ -117,8 +117,8 @@ def test_a_poll_ends_with_503_and_so_does_the_next() -> None:
             async with session.get(polling) as answer:
                 assert (await answer.text()).startswith("40")
             poll = asyncio.ensure_future(session.get(polling))
-            [own] = sio.eio.sockets.values()
-            await eventually(lambda: own.queue._getters, what="the poll waits")
+            [own] = sio.eio.sessions.values()
+            await eventually(lambda: own.polling and own.polling.has_poll, what="the poll waits")
             sio.eio.leave()
             assert await sio.eio.close_all(1.0) == 0
             for answer in (await poll, await session.get(polling)):
@@ -205,7 +205,7 @@ def test_it_ends_within_its_deadline_whatever_handlers_and_clients_do(tmp_path: 
                 )
                 for text in (b"40", b'42["flood"]'):
                     deaf.sendall(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text)
-                await eventually(lambda: sio.eio.messages_out > 150)
+                await eventually(lambda: any(each.waiting_bytes for each in sio.eio.sessions.values()))
                 began = time.monotonic()
             assert time.monotonic() - began < 5
             deaf.close()

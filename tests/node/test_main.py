@@ -78,6 +78,8 @@ def test_an_application_beside_the_configuration_is_found(tmp_path: Path) -> Non
         (["--app", "node.chat:nothing"], "node.chat has no nothing; it has node.chat:sio"),
         (["--config", "missing.yaml"], "missing.yaml: cannot be read"),
         (["--host", ""], "--host"),
+        (["--max-message-bytes", "5"], "--max-message-bytes 5: "),
+        (["--max-message-bytes", "many"], "invalid int value"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(tmp_path: Path, arguments: list[str], said: str) -> None:
@@ -135,7 +137,11 @@ def test_with_a_secret_it_serves_before_redis_is_there(tmp_path: Path, valkey: V
             async with connection(valkey.url) as link:
                 [record] = await eventually(Registry(link, Keys("flotilla")).members)
                 assert record.port == node.port
-                assert (await node.healthz())["status"] == "ok"
+
+                async def is_well() -> bool:
+                    return bool((await node.healthz())["status"] == "ok")
+
+                await eventually(is_well)
 
     asyncio.run(main())
 

@@ -62,7 +62,7 @@ def test_without_a_node_it_serves_in_the_users_own_application() -> None:
         async with client_of(f"http://127.0.0.1:{port}") as client:
             assert await client.call("echo", "hello") == "hello"
         await runner.cleanup()
-        for question in (lambda: sio.node, lambda: sio.presence):
+        for question in (lambda: sio.node, lambda: sio.presence, lambda: sio.state):
             with pytest.raises(UsageError, match="python -m node"):
                 question()
 

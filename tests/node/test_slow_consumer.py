@@ -6,12 +6,14 @@ import asyncio
 import logging
 import socket
 
+import aiohttp
 import pytest
 import socketio
-from engineio.packet import MESSAGE, Packet
 
-from node import Server, engine
+from node import Server
+from node.session import SLOW_CONSUMER
 from tests.support.balancer import upgrade_request
+from tests.support.engine import Heard, message, polled_session, serving
 from tests.support.nodes import node_here
 from tests.support.waiting import eventually
 
@@ -36,12 +38,9 @@ async def _deaf_client(url: str) -> asyncio.StreamWriter:
     return writer
 
 
-def test_a_client_that_takes_nothing_is_cut_and_costs_nobody_else_anything(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_client_that_takes_nothing_is_cut_and_costs_nobody_else_anything(caplog: pytest.LogCaptureFixture) -> None:
     """What waits for one client is bounded; its disconnect handler runs, and the others hear everything."""
     caplog.set_level(logging.WARNING)
-    monkeypatch.setattr(engine, "MOST_WAITING_BYTES", 1_000_000)
 
     async def main() -> None:
         sio, ended = Server(), []
@@ -50,7 +49,7 @@ def test_a_client_that_takes_nothing_is_cut_and_costs_nobody_else_anything(
         async def disconnect(sid: str, reason: str) -> None:
             ended.append(reason)
 
-        async with node_here(sio) as url, socketio.AsyncSimpleClient() as healthy:
+        async with node_here(sio, slow_consumer_bytes=500_000) as url, socketio.AsyncSimpleClient() as healthy:
             await healthy.connect(url, transports=["websocket"])
             deaf = await _deaf_client(url)
             await eventually(lambda: sio.eio.connections == 2)
@@ -60,27 +59,53 @@ def test_a_client_that_takes_nothing_is_cut_and_costs_nobody_else_anything(
                 await sio.emit("news", "x" * 100_000)
                 assert len((await healthy.receive(timeout=5))[1]) == 100_000
                 heard += 1
-            await eventually(lambda: (sio.eio.connections, len(sio.eio.websockets)) == (1, 1))
-            assert ended == [engine.SLOW_CONSUMER]
+            await eventually(lambda: sio.eio.connections == 1)
+            assert ended == [SLOW_CONSUMER]
+            assert sio.eio.limits.counts.slow_consumers == 1
             await sio.emit("news", "last")
             assert await healthy.receive(timeout=5) == ["news", "last"]
             deaf.transport.abort()
 
     asyncio.run(main())
-    assert [record.getMessage() for record in caplog.records] == ["client cut: it reads too slowly"]
+    assert len(caplog.records) == 1
 
 
-def test_what_a_client_has_taken_waits_no_more() -> None:
+def test_a_client_that_does_not_poll_is_bounded_likewise(caplog: pytest.LogCaptureFixture) -> None:
+    """What is volatile is not taken first; then the session ends, is counted and logged once, and a poll is told."""
+    caplog.set_level(logging.WARNING)
+
+    async def main() -> None:
+        heard = Heard()
+        async with serving(heard, slow_consumer_bytes=10_000) as (engine, url), aiohttp.ClientSession() as http:
+            address = await polled_session(http, url)
+            [session] = engine.sessions.values()
+            assert session.send(message("x" * 100_000)), "a single message may be as large as an application likes"
+            assert not session.send(message("volatile"), volatile=True)
+            assert session.is_open
+            assert not session.send(message("too much"))
+            assert not session.is_open
+            assert not session.send(message("after the end"))
+            assert heard.reasons == [SLOW_CONSUMER]
+            counts = engine.limits.counts
+            assert (counts.slow_consumers, counts.volatile_dropped) == (1, 1)
+            async with http.get(address) as answer:
+                assert answer.status == 400
+
+    asyncio.run(main())
+    assert [record.getMessage() for record in caplog.records] == ["client closed: it reads too slowly"]
+
+
+def test_what_a_polling_client_has_fetched_waits_no_more() -> None:
     """However much passes through: only what is there at once counts."""
 
     async def main() -> None:
-        outbox = engine.Outbox()
-        for _ in range(1000):
-            await outbox.put(Packet(MESSAGE, data="x" * 1000))
-            await outbox.get()
-        await outbox.put(None)
-        assert outbox.waiting_bytes < 1000
-        await outbox.get()
-        assert outbox.waiting_bytes == 0
+        async with serving(slow_consumer_bytes=10_000) as (engine, url), aiohttp.ClientSession() as http:
+            address = await polled_session(http, url)
+            [session] = engine.sessions.values()
+            for _ in range(50):
+                assert session.send(message("x" * 5000))
+                async with http.get(address) as answer:
+                    assert len(await answer.text()) == 5001
+                assert session.waiting_bytes == 0
 
     asyncio.run(main())

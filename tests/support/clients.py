@@ -122,6 +122,11 @@ class JsCrowd:
         await _arrived(client.heard, transports)
         return client
 
+    @property
+    def heard(self) -> list[Heard]:
+        """What each client has heard, also one that is not connected yet."""
+        return [client.heard for client in self._clients.values()]
+
     def send(self, command: str, **fields: Any) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"command": command, **fields}).encode() + b"\n")

@@ -14,7 +14,8 @@ from aiohttp import WSMsgType, web
 
 from cluster import handoff
 from cluster.handoff import Handoff, Message, message_in
-from node.adoption import Adoption, finish_adopted
+from node.adoption import Adoption
+from node.arrival import finish_adopted
 from tests.support.balancer import Balancer, Caller
 
 MASK = b"\x11\x22\x33\x44"

@@ -127,11 +127,13 @@ def _port_in(node: NodeProcess) -> int:
 
 
 @asynccontextmanager
-async def node_here(sio: Server, *, redis: str = "none", host: str = "127.0.0.1", **nodes: Any) -> AsyncIterator[str]:
+async def node_here(
+    sio: Server, *, redis: str = "none", host: str = "127.0.0.1", run_dir: Path | None = None, **nodes: Any
+) -> AsyncIterator[str]:
     """Run the application `sio` as a node in this event loop; gives its URL.  `nodes` overrides that section."""
     timing = {"heartbeat_s": 0.2, "lease_s": 1.0, "drain_s": 1.0}
     config = Config.model_validate({"redis": redis, "nodes": timing | nodes})
-    options = NodeOptions(loaded=Loaded(config, Path.cwd(), None), host=host, port=0)
+    options = NodeOptions(loaded=Loaded(config, Path.cwd(), None), host=host, port=0, run_dir=run_dir)
     stopping = asyncio.Event()
     async with asyncio.TaskGroup() as group:
         serving = group.create_task(serve(options, sio, stopping))

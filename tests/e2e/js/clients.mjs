@@ -22,7 +22,12 @@ function connect({ id, url, options }) {
     const why = [details?.message, status, responseText].filter(Boolean).join(": ");
     report({ id, what: "disconnect", reason: why ? `${reason} (${why})` : reason });
   });
-  socket.onAny((event, ...data) => report({ id, what: "event", event, data }));
+  socket.onAny((event, ...data) => {
+    // Whoever asks gets back what it said; an event that is called "silence" is not acknowledged.
+    const acknowledge = typeof data.at(-1) === "function" ? data.pop() : undefined;
+    report({ id, what: "event", event, data });
+    if (event !== "silence") acknowledge?.(...data);
+  });
 }
 
 async function emit({ id, request, event, data, timeoutMs }) {

@@ -1,0 +1,75 @@
+"""What a node says of its bus: without Redis it serves on, and one that is deaf does not."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from cluster.keys import Keys
+from cluster.redis_link import connection
+from cluster.registry import Registry
+from tests.support.between import between
+from tests.support.nodes import running_node
+from tests.support.ports import free_port
+from tests.support.valkey import Valkey
+from tests.support.waiting import eventually
+
+FAST = "bus: {canary_s: 0.3}\nnodes: {heartbeat_s: 0.2, lease_s: 1}\n"
+
+
+@pytest.mark.timeout(60)
+def test_an_outage_is_degraded_and_deafness_is_unready(tmp_path: Path, valkey: Valkey) -> None:
+    """200 while Redis is away; 503 while this node alone hears nobody; then all is well again."""
+    (tmp_path / "config.yaml").write_text(FAST, encoding="utf-8")
+    other = Valkey(valkey.directory, free_port())
+
+    async def main() -> None:
+        async with (
+            between(valkey.port) as proxy,
+            running_node(tmp_path, "--redis", f"redis://127.0.0.1:{proxy.port}/0", cwd=tmp_path) as node,
+        ):
+
+            async def says(status: str, bus: str, http: int) -> bool:
+                told = await node.healthz()
+                assert (told["status"], told["bus"], told["http"]) == (status, bus, http), told
+                return True
+
+            await eventually(lambda: says("ok", "ok", 200))
+            valkey.kill()
+            await eventually(lambda: says("degraded", "away", 200))
+            valkey.start()
+            await eventually(lambda: says("ok", "ok", 200))
+            other.start()
+            # New connections lead elsewhere: whoever subscribes there hears nothing, and everything looks well.
+            proxy.towards = other.port
+            async with connection(valkey.url) as link:
+                await link.client_kill_filter(_type="pubsub")
+            await eventually(lambda: says("deaf", "deaf", 503), within_s=15)
+            proxy.towards = valkey.port
+            await eventually(lambda: says("ok", "ok", 200), within_s=15)
+
+    try:
+        asyncio.run(main())
+    finally:
+        other.kill()
+
+
+def test_the_record_tells_of_the_bus(tmp_path: Path, valkey: Valkey) -> None:
+    """Balancers show it in their metrics."""
+    (tmp_path / "config.yaml").write_text(FAST, encoding="utf-8")
+
+    async def main() -> None:
+        async with running_node(tmp_path, "--redis", valkey.url, cwd=tmp_path), connection(valkey.url) as link:
+            registry = Registry(link, Keys("flotilla"))
+
+            async def flew() -> bool:
+                [record] = await registry.members()
+                return record.bus_canary_ms > 0 and record.bus_subscriptions >= 1 and record.bus_published > 0
+
+            await eventually(flew)
+            [record] = await registry.members()
+            assert record.bus_dropped == 0
+
+    asyncio.run(main())
