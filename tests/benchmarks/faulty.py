@@ -27,7 +27,7 @@ async def _well(sio: Server, sid: str, number: int, text: str) -> None:
     await _send(sio, number, text)
 
 
-def _server(emit: Emit = _well, answer: Callable[[str], str] = str, **options: float) -> Server:
+def _server(emit: Emit = _well, answer: Callable[[str], str] = str, **options: Any) -> Server:
     sio = Server(**options)
 
     @sio.event
