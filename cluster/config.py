@@ -263,7 +263,7 @@ class Lb(Section):
     """Connections from `trusted_proxies` begin with a PROXY protocol header, version 1 or 2."""
     max_connections: Annotated[int, Field(ge=0)] = 0
     connections_per_address: Annotated[int, Field(ge=0)] = 0
-    handshakes_per_s: PerSecond = 2000.0
+    handshakes_per_s: PerSecond = 0.0
     handshake_wait_s: Annotated[float, Field(ge=0, le=15, allow_inf_nan=False)] = 3.0
     most_waiting: Annotated[int, Field(ge=0, le=1_000_000)] = 2000
     slow_start_s: SecondsOrOff = 10.0
@@ -287,7 +287,7 @@ class Nodes(Section):
     discover: bool = True
     weights: Annotated[Mapping[str, Weight], AfterValidator(_checked_names)] = Field(default={}, strict=False)
     max_connections: Annotated[int, Field(ge=0)] = 0
-    handshakes_per_s: PerSecond = 500.0
+    handshakes_per_s: PerSecond = 2000.0
     heartbeat_s: Seconds = 1.0
     lease_s: Seconds = 5.0
     presence_grace_s: SecondsOrOff = 2.0

@@ -17,6 +17,9 @@ FREE_LAG_MS = 10.0
 DOUBLING_LAG_MS = 100.0
 """A node this late above FREE_LAG_MS counts as if it had twice the clients."""
 
+MANY = 100
+"""Clients that a node must have before what it suffers from is put down to them, in full."""
+
 FREE_MEMORY = 1.5
 """How many times the usual memory of the nodes a node may have, before a client there counts for more."""
 
@@ -80,4 +83,5 @@ def weigh(nodes: list[Node]) -> None:
     for node in nodes:
         lag = max(0.0, node.lag_ms - FREE_LAG_MS) / DOUBLING_LAG_MS
         memory = node.record.memory_bytes / usual if node.record is not None and usual else 1.0
-        node.burden = (1 + lag) * (1 + max(0.0, memory - FREE_MEMORY)) / node.weight
+        suffering = (1 + lag) * (1 + max(0.0, memory - FREE_MEMORY)) - 1
+        node.burden = (1 + suffering * min(1.0, node.connections / MANY)) / node.weight

@@ -130,11 +130,19 @@ def test_a_late_node_and_a_large_one_get_fewer() -> None:
 def test_a_moment_of_lag_is_no_overload() -> None:
     """Smoothed over reports: one long collection of garbage is soon forgotten."""
     scene = Scene()
-    scene.say("a", loop_lag_ms=100.0)
-    assert scene.node("a").burden < 1.3
+    scene.say("a", loop_lag_ms=100.0, connections=100)
+    assert 1.0 < scene.node("a").burden < 1.3
     for number in range(10):
         scene.say("a", connections=number)
     assert scene.node("a").burden == 1.0
+
+
+def test_what_a_node_with_a_handful_of_clients_suffers_from_is_not_their_doing() -> None:
+    """A busy host makes each of its nodes late now and then: three clients still go to three nodes."""
+    scene = Scene()
+    for name, lag_ms in (("a", 900.0), ("b", 0.0), ("c", 300.0)):
+        scene.say(name, loop_lag_ms=lag_ms, connections=1)
+    assert scene.placed(router(), 3) == {"a": 1, "b": 1, "c": 1}
 
 
 def test_a_full_node_gets_nobody_and_the_others_do() -> None:
