@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import cast
 
 import redis.asyncio as redis
@@ -50,10 +50,16 @@ class Orders:
         read = ((name.decode(errors="replace"), raw) for name, raw in found.items() if name != _MARK)
         return {name: drain for name, raw in read if (drain := _read(name, raw)) is not None}
 
-    async def of(self, node: str) -> Drain | None:
-        """Return the order to `node`, None if there is none: what a node asks with each heartbeat."""
-        raw = cast(bytes | None, await self._link.hget(self._keys.drains, node))
-        return None if raw is None else _read(node, raw)
+    async def of(self, node: str, before: Drain | None = None) -> Drain | None:
+        """Return the order to `node`, None if there is none: what a node asks with each heartbeat.
+
+        Where Redis has forgotten all orders, the one `before` stands: balancers will write it again.
+        """
+        reading = cast(Awaitable[list[bytes | None]], self._link.hmget(self._keys.drains, [_MARK, node]))
+        mark, raw = await reading
+        if raw is None:
+            return before if mark is None else None
+        return _read(node, raw)
 
     async def restore(self, drains: Mapping[str, Drain]) -> None:
         """Write orders again that Redis has forgotten; one that was given meanwhile stands."""

@@ -171,6 +171,9 @@ class Health:
             self._pool.muster()
         if found.leaving:
             watch.skipped(began)
+            if node.state is State.DOWN and node.drain is not None:
+                # It obeys, and lives: what it still has, or had when we lost sight of it, is served.
+                self._pool.signal(node, Signal.RISE, "answers its probes")
             self._pool.signal(node, Signal.DRAIN, found.fault)
             return
         if found.is_well:

@@ -86,7 +86,8 @@ class Picture:
 
     A missing record is a node that signed off, a lease that ended, or a Redis that forgot: emptied, restarted, failed
     over to a replica that lagged.  Nodes that live announce themselves again with their next heartbeat, so a record is
-    believed until its lease ends by our own clock, unless its node said that it leaves.
+    believed until its lease ends by our own clock, unless its node said that it leaves (and not by an order: then it
+    stays).
     """
 
     def __init__(self, pool: Pool, lease_s: float) -> None:
@@ -116,14 +117,15 @@ class Picture:
         return [held.record for held in believed.values()]
 
     def _counts(self, held: _Held, now: float, *, alone: bool) -> bool:
-        if held.record.state is State.DRAINING:
+        node = self._pool.nodes.get(held.record.name)
+        stays = node is not None and node.drain is not None
+        if held.record.state is State.DRAINING and not stays:
             return False
         if now - held.renewed_at < self._lease_s:
             return True
         # All leases ended, yet this one answers its probes: it is the nodes that cannot reach Redis (or Redis that
         # takes no writes).  To throw out every node would turn that into an outage.
-        node = self._pool.nodes.get(held.record.name)
-        return alone and node is not None and node.state is State.READY
+        return alone and node is not None and (node.state is State.READY or (stays and node.state is State.DRAINING))
 
 
 def _is_local(host: str) -> bool:

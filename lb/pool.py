@@ -19,6 +19,7 @@ from lb.nodes import Path as Path
 from lb.terms import Terms, smoothed, weigh
 
 DRAINED = "drained by an operator"
+UNDRAINED = "no longer drained by an operator"
 
 
 @dataclass
@@ -182,7 +183,10 @@ class Pool:
         if record.state is State.DRAINING:
             self.signal(node, Signal.DRAIN, "it says that it is draining")
         elif before is not None and before.state is State.DRAINING and node.drain is None:
-            self.signal(node, Signal.UNDRAIN, "it says that it is not draining any more")
+            # A node hears of its order, and of its end, later than we.
+            was_ordered = node.reason == DRAINED
+            said = UNDRAINED if was_ordered else "it says that it is not draining any more"
+            self.signal(node, Signal.UNDRAIN, said)
         if before is None or (before.incarnation, before.state) != (record.incarnation, record.state):
             self._tell(node)
 
@@ -201,7 +205,7 @@ class Pool:
         if node.drain is not None:
             self.signal(node, Signal.DRAIN, DRAINED)
         elif before is not None and node.said is not State.DRAINING:
-            self.signal(node, Signal.UNDRAIN, "no longer drained by an operator")
+            self.signal(node, Signal.UNDRAIN, UNDRAINED)
 
     def _begin_slowly(self, node: Node) -> None:
         """Give a node that joins others its share of new clients step by step.

@@ -58,7 +58,7 @@ class Found:
     answers: bool = False
     """It is not well, and not dead either: it gave an answer, if not the right one."""
     degraded: bool = False
-    """It is well, and says that it does not reach Redis."""
+    """It is well, and says that it does not reach Redis, or hears nothing through it."""
     unknown: bool = False
     """It could not be asked, for want of our own: that says nothing of the node."""
     slot: str = ""
@@ -129,8 +129,12 @@ async def _check_http(host: str, port: int, path: str, deadline: _Deadline) -> F
         async with deadline.awaiting(f"answer to {name}"):
             answer = await _read_head(reader, name)
             body = await _read_body(reader, answer)
+            status = _said_in(body, "status")
             if 200 <= answer.status < 300:
-                return Found(degraded=_said_in(body, "status") == "degraded")
+                return Found(degraded=status == "degraded")
+            if status == "deaf":
+                # It cannot know whether Redis delivers to others; we do.
+                return Found(degraded=True)
             said = _said_in(body, "state")
             state = State(said) if said in set(State) else None
     fault = f"{name} answered {answer.status}" + (f": {state}" if state else "")

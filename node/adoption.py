@@ -224,7 +224,7 @@ class _Link:
 
     def _objection(self, given: Handoff) -> str:
         if self._adoption.leaving:
-            return "leaving"
+            return handoff.LEAVING
         if time.monotonic_ns() > given.valid_until_ns:
             return "read too late"
         return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import math
 import random
 import socket
 from collections.abc import Callable
@@ -21,6 +22,9 @@ from cluster.registry import Registry
 log = logging.getLogger(__name__)
 
 RedisState = Literal["ok", "away", "none"]
+
+SLOW_S = 1.0
+"""A Redis that does not answer a heartbeat within that is not there just now."""
 
 SIGN_OFF_S = 1.0
 """Limit on each of the last words to Redis; the lease ends without them too."""
@@ -51,6 +55,10 @@ class Announcer:
         self._state = State.JOINING
         self._rival = ""
         self._announced = False
+        self._saying = asyncio.Lock()
+        """What is said last must be what is heard last."""
+        self._said_at = math.inf
+        """When a heartbeat went out that is not answered yet."""
         self.redis: RedisState = "none" if registry is None else "away"
         self.record = measure()
         """What we said last."""
@@ -58,6 +66,11 @@ class Announcer:
     @property
     def state(self) -> State:
         return self._state
+
+    @property
+    def hears_redis(self) -> bool:
+        """Whether Redis answers us, as far as we know."""
+        return self.redis == "ok" and asyncio.get_running_loop().time() - self._said_at < SLOW_S
 
     async def enter(self, state: State) -> None:
         """Be in `state` from now on, and tell everybody at once."""
@@ -82,6 +95,14 @@ class Announcer:
             log.info("not signed off: the lease will end", extra={"reason": reason_of(exc)})
 
     async def _beat(self, *, changed: bool) -> None:
+        async with self._saying:
+            self._said_at = asyncio.get_running_loop().time()
+            try:
+                await self._say(changed=changed)
+            finally:
+                self._said_at = math.inf
+
+    async def _say(self, *, changed: bool) -> None:
         self.record = dataclasses.replace(self._measure(), state=self._state)
         if self._registry is None:
             return

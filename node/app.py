@@ -21,7 +21,8 @@ from cluster.config_file import Loaded
 from cluster.errors import StartError
 from cluster.host import host_id, slot_name
 from cluster.keys import Keys
-from cluster.member import NodeRecord, State
+from cluster.member import NodeRecord
+from cluster.orders import Orders
 from cluster.redis_link import REDIS_AWAY, connection, reason_of, without_password
 from cluster.registry import Registry
 from cluster.secret import agree_on_secret
@@ -33,6 +34,7 @@ from node.arrival import finish_adopted
 from node.company import Company
 from node.directory import RedisDirectory
 from node.door import Door, listen
+from node.draining import Draining
 from node.healthz import add_healthz
 from node.loading import one_line, users_traceback
 from node.presence import Presence
@@ -150,6 +152,8 @@ class _Node:
             lease_s=nodes.lease_s,
             forgotten=self._presence.forgotten,
         )
+        orders = None if link is None else Orders(link, self.keys)
+        self._draining = Draining(info.name, sio, self._announcer, orders, nodes)
 
     def join(self, secret: bytes) -> None:
         """Be one of several."""
@@ -188,12 +192,14 @@ class _Node:
                 await self._company.up()
             self._open_handoff(group)
             await self._door.open()
-            await self._announcer.enter(State.READY)
+            await self._draining.begin()
             tasks += [group.create_task(job) for job in self._jobs()]
+            obeying = group.create_task(self._draining.run())
             lifecycle.say_ready(self._options.ready_fd)
             log.info("node ready", extra=self._described())
             await stopping.wait()
-            await self._drain()
+            obeying.cancel()  # Who ends is not ready again.
+            await self._draining.leave()
             if self._company is not None:
                 await self._company.flushed(SIGN_OFF_S)
             for task in tasks:
@@ -216,27 +222,6 @@ class _Node:
             jobs.append(self._news.run())
         return jobs
 
-    async def _drain(self) -> None:
-        """Send the clients elsewhere: the balancer knows first, running handlers end, then the clients are told."""
-        loop, drain_s = asyncio.get_running_loop(), self._config.nodes.drain_s
-        deadline = loop.time() + drain_s
-        self._sio.eio.leave()
-        if self._adoption is not None:
-            self._adoption.leaving = True
-        log.info("leaving", extra={"node": self._info.name, "clients": self._sio.eio.connections})
-        try:
-            # A Redis that hangs must not use up what the clients' goodbye needs.
-            async with asyncio.timeout(min(SIGN_OFF_S, drain_s / 4)):
-                await self._announcer.enter(State.DRAINING)
-        except TimeoutError:
-            log.warning("leaving unannounced: Redis does not answer")
-        # Half of the time for answers that clients wait for; the other half to tell all of them to go.
-        await self._sio.handled((deadline - loop.time()) / 2)
-        left_s = deadline - loop.time()
-        cuts = await asyncio.gather(self._sio.eio.close_all(left_s), self._sio.eio.guests.close_all(left_s))
-        still = await self._sio.handled(deadline - loop.time())
-        log.info("clients told to go", extra={"cut": sum(cuts), "handlers_left": still})
-
     def _open_handoff(self, group: asyncio.TaskGroup) -> None:
         run_dir = self._options.run_dir
         if run_dir is None:
@@ -250,7 +235,7 @@ class _Node:
         except OSError as exc:
             log.warning("no handoff socket: balancers tunnel", extra={"reason": exc.strerror or str(exc)})
             return
-        self._adoption = adoption
+        self._adoption = self._draining.adoption = adoption
 
     async def _sign_off(self) -> None:
         try:

@@ -58,6 +58,9 @@ class Belongings:
             return not handling.of(peer)
         return True
 
+    def busy(self) -> set[Session]:
+        return self._dispatcher.handling.busy()
+
     def _is_asked(self, peer: Peer) -> bool:
         """Whether the client owes an acknowledgement.  python-socketio keeps its counter under 0."""
         callbacks = self._manager.callbacks

@@ -128,6 +128,11 @@ class Channel(Outgoing):
         self._reader = _UNUSED
         self._disconnect()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether neither side has begun to end it."""
+        return self._state == _OPEN
+
     # --- in
 
     def pause_reading(self) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Container
 from contextlib import asynccontextmanager
+from itertools import islice
 from typing import Any
 
 from aiohttp import web
@@ -208,6 +209,13 @@ class Engine:
         """Take no new sessions from now on."""
         self.leaving = True
 
+    def send_away(self, most: int, spared: Container[Session] = ()) -> int:
+        """Close up to `most` sessions as `close_all` does, those first that are here longest; return how many."""
+        leaving = list(islice((each for each in self.sessions.values() if each not in spared), most))
+        for session in leaving:
+            session.close(SERVER_LEAVES, code=CloseCode.GOING_AWAY)
+        return len(leaving)
+
     async def close_all(self, within_s: float) -> int:
         """Close every session so that its client comes back by itself, elsewhere; return how many had to be cut.
 
@@ -216,8 +224,7 @@ class Engine:
         Python client does.  Disconnect handlers run; what is queued goes first.
         """
         self._all_gone = asyncio.Event()
-        for session in list(self.sessions.values()):
-            session.close(SERVER_LEAVES, code=CloseCode.GOING_AWAY)
+        self.send_away(len(self.sessions))
         cut = 0
         if self.lingering:
             try:

@@ -6,6 +6,8 @@ aiohttp's `WebSocketResponse` objects are seen as they are prepared; a channel o
 from __future__ import annotations
 
 import asyncio
+import logging
+from itertools import islice
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
@@ -17,6 +19,8 @@ from node.opening import take_over
 
 if TYPE_CHECKING:
     from node.engine import Engine
+
+log = logging.getLogger(__name__)
 
 
 class Guests:
@@ -59,9 +63,25 @@ class Guests:
         if self._engine.leaving:
             raise web.HTTPServiceUnavailable(text="this node leaves\n", headers={"Retry-After": "1"})
 
+    @property
+    def count(self) -> int:
+        """How many are open and have not been told to go."""
+        return len(self._open_responses()) + sum(channel.is_open for channel in self._channels)
+
+    def _open_responses(self) -> list[web.WebSocketResponse]:
+        return [each for each in self._responses if each.prepared and not each.closed]
+
+    def send_away(self, most: int, tasks: asyncio.TaskGroup, within_s: float) -> None:
+        """Close up to `most` with 1001; `tasks` wait for their answers, for at most `within_s`."""
+        channels = list(islice((channel for channel in self._channels if channel.is_open), most))
+        for channel in channels:
+            channel.close(CloseCode.GOING_AWAY)
+        for response in self._open_responses()[: most - len(channels)]:
+            tasks.create_task(_close_within(response, within_s))
+
     async def close_all(self, within_s: float) -> int:
         """Close all with 1001; return how many were not closed after `within_s`."""
-        responses = [each for each in self._responses if each.prepared and not each.closed]
+        responses = self._open_responses()
         for channel in tuple(self._channels):
             channel.close(CloseCode.GOING_AWAY)
         if not responses and not self._channels:
@@ -83,3 +103,12 @@ class Guests:
 
 async def _close(response: web.WebSocketResponse) -> None:
     await response.close(code=CloseCode.GOING_AWAY, message=b"server leaves")
+
+
+async def _close_within(response: web.WebSocketResponse, within_s: float) -> None:
+    try:
+        async with asyncio.timeout(within_s):
+            await _close(response)
+    except TimeoutError:
+        # It does not read, or does not answer; aiohttp has closed its connection.
+        log.info("WebSocket cut: no answer to its close", extra={"within_s": within_s})

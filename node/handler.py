@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ class Moving(Protocol):
 
     async def quiet(self, session: Session, within_s: float) -> bool:
         """Wait until no handler of it runs and its client has acknowledged everything; tell whether none runs."""
+
+    def busy(self) -> Set[Session]:
+        """Return the sessions for which a handler runs now."""
 
     def release(self, session: Session) -> None:
         """Undo `hold`: what was kept is handled."""

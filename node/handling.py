@@ -10,6 +10,7 @@ from typing import Any
 
 from node.peer import Peer
 from node.rooms import Client
+from node.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,10 @@ class Handling:
     def of(self, peer: Peer) -> set[asyncio.Task[Any]]:
         """Return the tasks that run now for a session."""
         return {task for task, about in self._running.items() if not task.done() and _peer_of(about) is peer}
+
+    def busy(self) -> set[Session]:
+        """Return the sessions for which a task runs now."""
+        return {_peer_of(about).session for task, about in self._running.items() if not task.done()}
 
     async def ended(self, within_s: float) -> int:
         """Wait until those that run now have ended; return how many still run after `within_s`."""

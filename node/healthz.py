@@ -15,8 +15,8 @@ PATH = "/healthz"
 def add_healthz(sio: Server, announcer: Announcer, bus: Bus | None) -> None:
     """Add the route to `sio.web`, unless the application has one of its own there.
 
-    Without Redis a node serves on, "degraded": taking it out would help nobody.  One that alone hears no other does
-    harm: it answers 503.
+    Without Redis a node serves on, "degraded": taking it out would help nobody.  One that hears no other although Redis
+    answers may be alone with that, and does harm then: "deaf", with 503.  Our own balancers know better (lb/health.py).
     """
 
     async def healthz(_: web.Request) -> web.Response:
@@ -41,7 +41,7 @@ def add_healthz(sio: Server, announcer: Announcer, bus: Bus | None) -> None:
             body |= {"bus": health.name.lower(), "outbox_bytes": bus.waiting_bytes, "dropped": bus.dropped}
             if health is not Health.OK:
                 body["status"] = "degraded"
-            if health is Health.DEAF:
+            if health is Health.DEAF and announcer.hears_redis:
                 body["status"], status = "deaf", 503
         if announcer.state is not State.READY:
             body["status"], status = str(announcer.state), 503

@@ -52,6 +52,9 @@ class Heard:
     async def quiet(self, session: Session, within_s: float) -> bool:
         return True
 
+    def busy(self) -> set[Session]:
+        return set()
+
     def release(self, session: Session) -> None:
         """Nothing was kept."""
 
