@@ -71,6 +71,11 @@ def test_the_end_of_the_lifeline_ends_the_server() -> None:
 
 def test_a_program_that_cannot_be_run_is_one_readable_line() -> None:
     """It is the last line on standard error, which the supervisor shows as the reason."""
-    argv = [*command("/nowhere/valkey-server"), "--lifeline-fd", "0"]
-    ended = subprocess.run(argv, stdin=subprocess.PIPE, capture_output=True, text=True, timeout=20, check=False)
+    lifeline, supervisor = os.pipe()
+    try:
+        argv = [*command("/nowhere/valkey-server"), "--lifeline-fd", str(lifeline)]
+        ended = subprocess.run(argv, pass_fds=[lifeline], capture_output=True, text=True, timeout=20, check=False)
+    finally:
+        os.close(lifeline)
+        os.close(supervisor)
     assert (ended.returncode, ended.stderr) == (1, "/nowhere/valkey-server: No such file or directory\n")
