@@ -26,7 +26,6 @@ from node.dispatch import Dispatcher
 from node.engine import Engine
 from node.environ import Environ
 from node.environs import Environs
-from node.everywhere import Everywhere
 from node.fate import Fate
 from node.formats import codec_for
 from node.loggers import logger_for
@@ -35,6 +34,7 @@ from node.place import EngineLimits, NodeInfo, NotInANode
 from node.presence import Presence
 from node.rooms import Rooms, target_of
 from node.routes import Routes
+from node.server_side import ServerSide
 from node.session import SERVER_DISCONNECT, Session
 from node.state import State
 
@@ -45,7 +45,7 @@ SOCKETIO_PATH = "socket.io"
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 
-class Server(Everywhere, socketio.AsyncServer):  # type: ignore[misc]
+class Server(ServerSide, socketio.AsyncServer):  # type: ignore[misc]
     """A Socket.IO server for a node: events, rooms, sessions, acks and `emit` as python-socketio documents them.
 
     Takes the keyword arguments of `socketio.AsyncServer`, and some of its own:
