@@ -21,7 +21,7 @@ from cluster.errors import UsageError
 from node.admin_ui import Instrumentation
 from node.answers import value_of
 from node.choices import Choices
-from node.clients import ClientManager, with_our_rooms
+from node.clients import ClientManager
 from node.codec import MAIN
 from node.dispatch import Dispatcher
 from node.engine import Engine
@@ -39,6 +39,7 @@ from node.routes import Routes
 from node.server_side import ServerSide
 from node.session import SERVER_DISCONNECT, Session
 from node.state import State
+from node.users_manager import with_our_rooms
 
 __all__ = ["EngineLimits", "NodeInfo", "NotInANode", "Server"]
 
