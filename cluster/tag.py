@@ -21,6 +21,7 @@ SLOT = re.compile(r"[a-z0-9](?:[a-z0-9_-]{0,61}[a-z0-9])?")
 
 _MAC_BYTES = 5  # 40 bits are 8 characters of base32, without padding
 _RANDOM_BYTES = 15
+_SID = re.compile(rf"({SLOT.pattern})-[a-z2-7]{{8}}\.[A-Za-z0-9_-]{{20}}")
 
 
 def mac(purpose: str, text: str, secret: bytes, size: int = _MAC_BYTES) -> str:
@@ -50,6 +51,16 @@ def slot_of(sid: str, secret: bytes) -> str | None:
         return None
     # A sid comes from outside, and may hold what cannot be encoded.
     return slot if hmac.compare_digest(given.encode(errors="replace"), mac("sid", slot, secret).encode()) else None
+
+
+def shown_slot_of(text: str) -> str | None:
+    """Return the slot in a text that has exactly the form of a sid, unverified: for who has not the secret.
+
+    It does no harm to take a room's name for a sid, but the room's members would not hear of it; no room is called so
+    by chance.
+    """
+    match = _SID.fullmatch(text)
+    return None if match is None else match[1]
 
 
 def claimed_slot_of(sid: str) -> str | None:

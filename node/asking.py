@@ -52,7 +52,7 @@ class Inquiry:
         self._complete: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._were_expected: set[str] = set()
         self._number, self.fate = 0, Fate.DROPPED
-        if lasting or asker.post.bus.health is Health.OK:
+        if lasting or asker.is_heard:
             ask = asker.questions.ask
             self._number, self.fate = ask(channels, OPERATION, arguments, self._answered, self._counted)
 
@@ -115,6 +115,11 @@ class Asker:
     def __init__(self, post: Post, questions: Questions, others: Others) -> None:
         self.post, self.questions, self.others = post, questions, others
         self._number = 0
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether what is asked now goes out now, and answers would come."""
+        return self.post.bus.health is Health.OK
 
     def ask(
         self, channels: Sequence[Channel], deed: str, words: tuple[Any, ...], read: Read, *, lasting: bool

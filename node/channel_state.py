@@ -1,4 +1,4 @@
-"""An open channel as a value: with its connection's descriptor it can go on in another process.  Pure."""
+"""An open channel as a value: with its connection's descriptor it can go on in another process."""
 
 from __future__ import annotations
 

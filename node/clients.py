@@ -1,8 +1,8 @@
 """The client manager of a node: python-socketio's `AsyncManager`, over our own rooms and with our own delivery.
 
 `sio.manager` keeps the methods that python-socketio's managers have, and a user's own `client_manager` keeps working:
-`with_our_rooms` puts what is here between its class and AsyncManager, so that whatever it overrides is its own, and
-whatever it inherits is ours.
+node/users_manager.py puts what is here between its class and AsyncManager, so that whatever it overrides is its own,
+and whatever it inherits is ours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, cast
 from socketio.async_manager import AsyncManager
 from socketio.async_pubsub_manager import AsyncPubSubManager
 
-from cluster.errors import UsageError
 from node.answers import Reply, Waiting
 from node.broadcast import broadcast
 from node.codec import arguments_of
@@ -282,22 +281,3 @@ class ClientManager(AsyncManager):  # type: ignore[misc]
     def get_rooms(self, sid: str, namespace: str) -> list[Room]:
         client = self.directory.find(sid, namespace)
         return [] if client is None else [sid, *(client.rooms or ())]
-
-
-def with_our_rooms(manager: Any) -> ClientManager:
-    """Return `manager`, whose inherited methods are ClientManager's from now on.
-
-    Raises UsageError if it is no socketio.AsyncManager, or has clients already.
-    """
-    if isinstance(manager, ClientManager):
-        return manager
-    if not isinstance(manager, AsyncManager):
-        raise UsageError(f"client_manager must be a socketio.AsyncManager, not a {type(manager).__name__}")
-    if manager.rooms:
-        raise UsageError("this client_manager has clients already: give each Server its own")
-    kind = type(manager)
-    bases = (ClientManager,) if kind is AsyncManager else (kind, ClientManager)
-    manager.__class__ = type(kind.__name__, bases, {"__module__": kind.__module__})
-    ours = cast(ClientManager, manager)
-    ours.directory = Directory()
-    return ours

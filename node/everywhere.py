@@ -1,58 +1,31 @@
-"""What a server asks of all nodes: the methods of `Server` that reach clients and servers wherever they are."""
+"""What can be asked of all nodes, by a server or from outside: clients and servers, wherever they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from collections.abc import Iterable
+from typing import Any
 
 from node.answers import Answers
-from node.asking import Asker
 from node.fate import Fate
 from node.operations import Operations, target
 from node.outcome import Outcome, Replies, Sockets
-from node.place import NodeInfo
 from node.rooms import Rooms, rooms_in
-from node.routes import Route
-from node.share import Share
-
-if TYPE_CHECKING:
-    from node.clients import ClientManager
-
-Handler = TypeVar("Handler", bound=Callable[..., Any])
 
 ASK_S = 5.0
 """How long nodes may take, unless told otherwise."""
 
 
 class Everywhere:
-    """Without other nodes (`redis: none`, or a client manager of the user's own) it works on this process alone.
+    """The methods that a server and an emitter have in common.
 
     Who is meant by `to` (or `room`), `namespace`, `skip_sid` and `except_rooms` is as in `emit`: nobody named is
     everybody in the namespace.  Asked are the nodes that have such clients now.  What comes back names those that
     did not answer within `timeout` seconds; a node that ended is not waited for.
     """
 
-    manager: ClientManager
-    _node: NodeInfo | None
-    _share: Share | None = None
-
-    @property
-    def share(self) -> Share:
-        """What other nodes can ask of this one.  Internal."""
-        if self._share is None:
-            self._share = Share(self)  # type: ignore[arg-type]
-        return self._share
-
-    @property
-    def node_name(self) -> str:
-        """The node's name, or "" outside `python -m node`."""
-        return "" if self._node is None else self._node.name
-
     @property
     def _operations(self) -> Operations:
-        asker: Asker | None = getattr(self.manager, "asker", None)
-        spread = getattr(self.manager, "channels_to", _nowhere)
-        return Operations(self.share.deeds, asker, spread)
+        raise NotImplementedError
 
     # Clients
 
@@ -125,24 +98,8 @@ class Everywhere:
 
     # Servers
 
-    @overload
-    def on_server_side(self, event: str, handler: Handler) -> Handler: ...
-
-    @overload
-    def on_server_side(self, event: str, handler: None = None) -> Callable[[Handler], Handler]: ...
-
-    def on_server_side(self, event: str, handler: Any = None) -> Any:
-        """Let `handler` have `event` when another node emits it with `server_side_emit` or `server_side_call`.
-
-        It gets the event's arguments.  Without `handler`, return a decorator.
-        """
-        if handler is None:
-            return lambda given: self.on_server_side(event, given)
-        self.share.handlers[event] = Route(handler)
-        return handler
-
     async def server_side_emit(self, event: str, *arguments: Any) -> Fate:
-        """Let the handlers of all nodes but this one have `event`.
+        """Let the handlers of all nodes have `event`; not those of the node that emits it.
 
         Raises TypeError for arguments that cannot travel.
         """
@@ -153,9 +110,5 @@ class Everywhere:
         return await self._operations.call_servers(event, arguments, timeout)
 
     async def server_count(self) -> int:
-        """Return how many nodes there are, this one included."""
+        """Return how many nodes there are, one that asks included."""
         return await self._operations.count_servers()
-
-
-def _nowhere(_: str, __: Rooms | None) -> tuple[()]:
-    return ()

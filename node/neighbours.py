@@ -14,6 +14,10 @@ from cluster.redis_link import REDIS_AWAY, reason_of
 log = logging.getLogger(__name__)
 
 
+MANY = 50
+"""With more nodes each looks less often: all of them read about all of them."""
+
+
 class Members(Protocol):
     """The registry (cluster/registry.py)."""
 
@@ -21,7 +25,7 @@ class Members(Protocol):
 
 
 class Neighbours:
-    """Reads the registry with each heartbeat; `run` must run."""
+    """Reads the registry with each heartbeat, or less often if there are MANY; `run` must run."""
 
     def __init__(self, registry: Members, name: str, *, heartbeat_s: float, lease_s: float) -> None:
         self._registry, self._name = registry, name
@@ -43,7 +47,7 @@ class Neighbours:
         """Follow the registry, until cancelled."""
         while True:
             await self.refresh()
-            await asyncio.sleep(self._heartbeat_s * random.uniform(0.9, 1.0))
+            await asyncio.sleep(self._heartbeat_s * random.uniform(0.9, 1.0) * max(1.0, len(self._records) / MANY))
 
     async def refresh(self) -> bool:
         """Read the registry now; return False, and keep the last picture, if Redis is away."""

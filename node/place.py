@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 from cluster.errors import UsageError
 from node.patience import CONNECT_TIMEOUT_S
 
+T = TypeVar("T")
+
 
 class NotInANode(UsageError):
     """The application asks where it runs, and it does not run in a node."""
+
+
+class Bound(Generic[T]):
+    """An attribute that a Server has once a node has bound it.  Raises NotInANode outside `python -m node`."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name, self._kept_as = name, f"_{name}"
+
+    def __get__(self, server: Any, owner: type | None = None) -> T:
+        value: T | None = getattr(server, self._kept_as, None)
+        if value is None:
+            raise NotInANode(f"sio.{self._name}: this server does not run in a node; start it with `python -m node`")
+        return value
 
 
 @dataclass(frozen=True)

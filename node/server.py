@@ -12,7 +12,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, overload
+from typing import Any
 
 import socketio
 from aiohttp import web
@@ -20,32 +20,33 @@ from aiohttp import web
 from cluster.errors import UsageError
 from node.admin_ui import Instrumentation
 from node.answers import value_of
-from node.clients import ClientManager, with_our_rooms
+from node.choices import Choices
+from node.clients import ClientManager
 from node.codec import MAIN
 from node.dispatch import Dispatcher
 from node.engine import Engine
 from node.environ import Environ
 from node.environs import Environs
-from node.everywhere import Everywhere
 from node.fate import Fate
 from node.formats import codec_for
 from node.loggers import logger_for
 from node.observer import Observer
-from node.place import EngineLimits, NodeInfo, NotInANode
+from node.place import Bound, EngineLimits, NodeInfo, NotInANode
 from node.presence import Presence
+from node.registration import Registration
 from node.rooms import Rooms, target_of
 from node.routes import Routes
+from node.server_side import ServerSide
 from node.session import SERVER_DISCONNECT, Session
 from node.state import State
+from node.users_manager import with_our_rooms
 
 __all__ = ["EngineLimits", "NodeInfo", "NotInANode", "Server"]
 
 SOCKETIO_PATH = "socket.io"
 
-Handler = TypeVar("Handler", bound=Callable[..., Any])
 
-
-class Server(Everywhere, socketio.AsyncServer):  # type: ignore[misc]
+class Server(ServerSide, Registration):
     """A Socket.IO server for a node: events, rooms, sessions, acks and `emit` as python-socketio documents them.
 
     Takes the keyword arguments of `socketio.AsyncServer`, and some of its own:
@@ -66,6 +67,12 @@ class Server(Everywhere, socketio.AsyncServer):  # type: ignore[misc]
     eio: Engine
     manager: ClientManager
     manager_initialized: bool
+    node = Bound[NodeInfo]()
+    """Where this server runs."""
+    presence = Bound[Presence]()
+    """Who is online on all nodes."""
+    state = Bound[State]()
+    """State that all nodes share."""
     observer: Observer | None = None
     """Gets to know all that happens; None costs nothing."""
 
@@ -80,8 +87,7 @@ class Server(Everywhere, socketio.AsyncServer):  # type: ignore[misc]
     ) -> None:
         if options.setdefault("async_mode", "aiohttp") != "aiohttp":
             raise UsageError(f"node.Server serves through aiohttp: leave async_mode={options['async_mode']!r} out")
-        own = {"ordered": ordered, "connect_timeout": connect_timeout}
-        self._given = frozenset(options) | {name for name, value in own.items() if value is not None}
+        self._choices = Choices({**options, "ordered": ordered, "connect_timeout": connect_timeout})
         self._brings_manager = client_manager is not None
         self._attached = False
         self._node: NodeInfo | None = None
@@ -97,7 +103,7 @@ class Server(Everywhere, socketio.AsyncServer):  # type: ignore[misc]
         self.environ = Environs(self.eio)
         self._routes = Routes(self.handlers, self.namespace_handlers)
         self._dispatcher = self.eio.handler = Dispatcher(self, self.codec, self._routes)
-        self._configure(ordered=bool(ordered) or not self.async_handlers, connect_timeout=connect_timeout)
+        self._choices.apply(self.eio, self._dispatcher)
 
     # In a node
 
@@ -110,27 +116,6 @@ class Server(Everywhere, socketio.AsyncServer):  # type: ignore[misc]
         super().attach(app, socketio_path)
         self.web = app
         self._attached = True
-
-    @property
-    def node(self) -> NodeInfo:
-        """Where this server runs.  Raises NotInANode outside `python -m node`."""
-        if self._node is None:
-            raise NotInANode("sio.node: this server does not run in a node; start it with `python -m node`")
-        return self._node
-
-    @property
-    def presence(self) -> Presence:
-        """Who is online on all nodes.  Raises NotInANode outside `python -m node`."""
-        if self._presence is None:
-            raise NotInANode("sio.presence: this server does not run in a node; start it with `python -m node`")
-        return self._presence
-
-    @property
-    def state(self) -> State:
-        """State that all nodes share.  Raises NotInANode outside `python -m node`."""
-        if self._state is None:
-            raise NotInANode("sio.state: this server does not run in a node; start it with `python -m node`")
-        return self._state
 
     def take_user(self, sid: str) -> Any:
         """A client is gone, or moves to another process: its user leaves with it.  Internal: return what goes along."""
@@ -155,26 +140,12 @@ class Server(Everywhere, socketio.AsyncServer):  # type: ignore[misc]
         `manager` is the client manager that reaches the other nodes, or None if there are none.
         """
         self._node, self._presence, self._state, self.eio.tag = node, presence, state, tag
-        if "ping_interval" not in self._given:
-            self.eio.ping_interval, self.eio.ping_interval_grace_period = limits.ping_interval, 0
-        for option in ("ping_timeout", "max_http_buffer_size", "slow_consumer_bytes", "compression"):
-            if option not in self._given:
-                setattr(self.eio, option, getattr(limits, option))
-        self._configure(
-            ordered=None if "ordered" in self._given or not self.async_handlers else limits.ordered,
-            connect_timeout=None if "connect_timeout" in self._given else limits.connect_timeout,
-        )
+        self._choices.apply(self.eio, self._dispatcher, limits)
         if manager is not None and not self._brings_manager:
             self.manager = manager
             manager.set_server(self)
         if not self._attached:
             self.attach(self.web)
-
-    def _configure(self, *, ordered: bool | None, connect_timeout: float | None) -> None:
-        if ordered is not None:
-            self._dispatcher.ordered = ordered
-        if connect_timeout is not None:
-            self._dispatcher.patience.timeout_s = connect_timeout
 
     @property
     def brings_manager(self) -> bool:
@@ -190,40 +161,6 @@ class Server(Everywhere, socketio.AsyncServer):  # type: ignore[misc]
         if not self.manager_initialized:
             self.manager_initialized = True
             self.manager.initialize()
-
-    # Handlers
-
-    @overload
-    def event(self, handler: Handler, /) -> Handler: ...
-
-    @overload
-    def event(self, *, namespace: str | None = None) -> Callable[[Handler], Handler]: ...
-
-    def event(self, *args: Any, **kwargs: Any) -> Any:
-        """As python-socketio's `event`, with types: a handler keeps its own."""
-        return super().event(*args, **kwargs)
-
-    @overload
-    def on(self, event: str, handler: Handler, namespace: str | None = None) -> Handler: ...
-
-    @overload
-    def on(self, event: str, handler: None = None, namespace: str | None = None) -> Callable[[Handler], Handler]: ...
-
-    def on(self, event: str, handler: Any = None, namespace: str | None = None) -> Any:
-        """Register `handler` for `event`; without one, return a decorator that does."""
-        if handler is None:
-            return lambda given: self.on(event, given, namespace)
-        super().on(event, handler, namespace)
-        self._routes.forget()
-        return handler
-
-    def register_namespace(self, namespace_handler: socketio.AsyncNamespace) -> None:
-        super().register_namespace(namespace_handler)
-        self._routes.forget()
-
-    def forget_routes(self) -> None:
-        """Look handlers up anew: call it after a change of `handlers` or `namespace_handlers` themselves."""
-        self._routes.forget()
 
     # Messages
 

@@ -37,7 +37,7 @@ class _Wish:
     def __init__(self) -> None:
         self.wanted = self.asked = False
         self.outstanding = 0
-        self.waiters: list[asyncio.Future[bool]] = []
+        self.waiters: list[asyncio.Future[bool]] | None = None
 
     @property
     def holds(self) -> bool:
@@ -99,6 +99,8 @@ class Subscriber:
         if wish.holds or self._link is None:
             return wish.holds
         waiter: asyncio.Future[bool] = self._loop.create_future()
+        if wish.waiters is None:
+            wish.waiters = []
         wish.waiters.append(waiter)
         return await waiter
 
@@ -256,8 +258,8 @@ class Subscriber:
             del self._wishes[channel]
 
     def _settle(self, wish: _Wish, *, held: bool) -> None:
-        waiters, wish.waiters = wish.waiters, []
-        for waiter in waiters:
+        waiters, wish.waiters = wish.waiters, None
+        for waiter in waiters or ():
             if not waiter.done():
                 waiter.set_result(held)
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.host import slot_name
-from cluster.tag import SLOT, claimed_slot_of, mac, new_sid, slot_of, tag_of
+from cluster.tag import SLOT, claimed_slot_of, mac, new_sid, shown_slot_of, slot_of, tag_of
 
 SECRET = b"secret"
 SLOTS = st.from_regex(SLOT, fullmatch=True)
@@ -94,3 +94,25 @@ def test_default_names_of_nodes_are_slots(private: bool) -> None:
     name = slot_name(3000, private_redis=private)
     assert SLOT.fullmatch(name)
     assert re.fullmatch(r"n3000" if private else r"n3000-[a-z2-7]{6}", name)
+
+
+@given(st.from_regex(SLOT, fullmatch=True), st.binary(min_size=1))
+def test_who_has_no_secret_knows_a_sid_by_its_form(slot: str, secret: bytes) -> None:
+    """Of every slot and every secret."""
+    assert shown_slot_of(new_sid(tag_of(slot, secret))) == slot
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "room",
+        "news-sport.1",
+        "n1-abcdefgh.short",
+        "n1-abcdefg1.AAAAAAAAAAAAAAAAAAAA",
+        "n1-abcdefgh.AAAAAAAAAAAAAAAAAAAA ",
+    ],
+)
+def test_a_room_is_not_taken_for_a_sid(text: str) -> None:
+    """Its members would not hear what is for it."""
+    assert shown_slot_of(text) is None

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 
 from tests.support.clients import CROWDS, WEBSOCKET, Client
+from tests.support.moving_app import NAP_EVERY
 from tests.support.nodes import NodeProcess, running_node
 from tests.support.raw_socketio import ENGINE
 from tests.support.talker import Talker, talkers
@@ -79,7 +80,7 @@ def test_live_clients_move_to_another_process_and_back_under_load_and_notice_not
                 talker.finish()
             await eventually(lambda: all(talker.is_answered() for talker in crowd), what="every answer came")
             await eventually(lambda: _missing(crowd) == 0, what="every shout was heard")
-            _check(crowd)
+            _check(crowd, processes=2)
             is_over.set()
             for client, count in zip(clients, await asyncio.gather(*calling), strict=True):
                 assert count > 2 * ROUNDS
@@ -89,8 +90,28 @@ def test_live_clients_move_to_another_process_and_back_under_load_and_notice_not
                 known = await talker.ask_who()
                 assert known["rooms"] == sorted([talker.sid, talker.room])
                 assert (known["name"], known["heard"], known["shouts"]) == (talker.name, talker.said, talker.shouted)
-                assert (known["sid"], known["pid"]) == (talker.sid, pid)
+                assert (known["sid"], known["pid"], known["user"]) == (talker.sid, pid, talker.name)
             assert [(await state(node))["ended"] for node in (here, there)] == [[], []]
+
+    asyncio.run(main())
+
+
+def test_clients_whom_nobody_takes_go_on_where_they_were(tmp_path: Path, meeting_place: None) -> None:
+    """The other process has died, or was never there."""
+
+    async def main() -> None:
+        async with two_nodes(tmp_path) as (here, there), talkers(here.url, 20, PER_ROOM) as crowd:
+            await there.stop()
+            await _all_go_on(crowd)
+            for _ in range(2):
+                assert (await move(here, there))["moved"] == 0
+                await _all_go_on(crowd)
+            for talker in crowd:
+                talker.finish()
+            await eventually(lambda: all(talker.is_answered() for talker in crowd), what="every answer came")
+            await eventually(lambda: _missing(crowd) == 0, what="every shout was heard")
+            _check(crowd, processes=1)
+            assert (await state(here))["ended"] == []
 
     asyncio.run(main())
 
@@ -117,23 +138,24 @@ async def _all_go_on(crowd: list[Talker]) -> None:
 
 
 def _missing(crowd: list[Talker]) -> int:
-    shouted = {talker.name: talker.shouted for talker in crowd}
     return sum(
-        shouted[other.name] - len(talker.heard[other.name])
+        other.shouted - len(talker.heard[other.name]) + other.said // NAP_EVERY - len(talker.woken[other.name])
         for talker in crowd
         for other in crowd
         if other.room == talker.room
     )
 
 
-def _check(crowd: list[Talker]) -> None:
+def _check(crowd: list[Talker], *, processes: int) -> None:
     for talker in crowd:
         assert talker.faults == []
         assert sorted(talker.answered) == list(range(1, talker.said + 1))
-        assert len(talker.pids) == 2, "it was served by both"
+        assert len(talker.pids) == processes
         for other in crowd:
-            expected = list(range(1, other.shouted + 1)) if other.room == talker.room else []
-            assert talker.heard[other.name] == expected
+            if other.room == talker.room:
+                assert talker.heard[other.name] == list(range(1, other.shouted + 1))
+                assert talker.woken[other.name] == list(range(NAP_EVERY, other.said + 1, NAP_EVERY))
+        assert len(talker.heard) == len(talker.woken) == PER_ROOM, "nobody from another room"
 
 
 def test_a_client_that_does_not_read_is_sent_away_after_what_was_sent_to_it(

@@ -10,7 +10,8 @@ import socketio
 
 from cluster.errors import UsageError
 from node import Server, clients
-from node.clients import ClientManager, with_our_rooms
+from node.clients import ClientManager
+from node.users_manager import with_our_rooms
 from tests.support.nodes import node_here
 from tests.support.raw_socketio import RawClient, raw_client, talking_to
 from tests.support.valkey import Valkey

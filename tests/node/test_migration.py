@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from typing import Any
 
@@ -11,51 +10,14 @@ import aiohttp
 import pytest
 
 from node import migration
-from node.engine import Engine
 from node.migration import NotPortable, forget, give, hold, hold_all, stay, take
-from node.session import Session
 from tests.support.engine import PATH, Heard, message, polled_session, serving
+from tests.support.migrating import moved, through_json
 from tests.support.waiting import eventually
 from tests.support.websockets import client_frame
 from tests.support.websockets import opened as opened_websocket
 
 INTERVAL_S = 0.4
-
-
-def _through_json(state: dict[str, Any]) -> dict[str, Any]:
-    """Return `state` as it comes out of a format that has bytes, lists, dicts, numbers, texts and None only."""
-
-    def packed(value: Any) -> Any:
-        if isinstance(value, bytes):
-            return {"bytes": value.hex()}
-        if isinstance(value, dict):
-            return {"dict": [[key, packed(each)] for key, each in value.items()]}
-        assert not isinstance(value, tuple | set)
-        return [packed(each) for each in value] if isinstance(value, list) else value
-
-    def unpacked(value: Any) -> Any:
-        if isinstance(value, list):
-            return [unpacked(each) for each in value]
-        if not isinstance(value, dict):
-            return value
-        return bytes.fromhex(value["bytes"]) if "bytes" in value else {k: unpacked(each) for k, each in value["dict"]}
-
-    result: dict[str, Any] = unpacked(json.loads(json.dumps(packed(state))))
-    return result
-
-
-async def moved(session: Session, to: Engine) -> Session:
-    """Move `session` as a node would: its descriptor is passed on, its state as plain data."""
-    await hold(session)
-    state = _through_json(take(session))
-    assert session.channel is not None
-    sock = socket.socket(fileno=socket.dup(session.channel.fileno()))
-    forget(session)
-    result = give(to, state)
-    channel = result.channel
-    assert channel is not None
-    await asyncio.get_running_loop().connect_accepted_socket(lambda: channel, sock)
-    return result
 
 
 def test_a_session_on_a_websocket_moves_with_everything_that_belongs_to_it() -> None:
@@ -155,7 +117,7 @@ def test_a_polling_session_moves_between_its_requests() -> None:
             session.send(message("one"))
             session.send(message(b"\1"))
             await hold(session)
-            state = _through_json(take(session))
+            state = through_json(take(session))
             forget(session)
             give(new, state)
             async with http.get(address.replace(url, elsewhere)) as answer:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from cluster.member import NodeRecord
+from node import neighbours as neighbours_module
 from node.neighbours import Neighbours
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, lastingly
 
 
 class List:
@@ -24,6 +27,23 @@ class List:
 
 def names(neighbours: Neighbours) -> list[str]:
     return sorted(record.name for record in neighbours.records)
+
+
+def test_with_many_neighbours_each_looks_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All nodes read about all: a thousand would read a million records with each heartbeat."""
+    monkeypatch.setattr(neighbours_module, "MANY", 1)
+
+    async def main() -> None:
+        registry = List()
+        registry.names = [f"n{number}" for number in range(1000)]
+        neighbours = Neighbours(registry, "me", heartbeat_s=0.02, lease_s=1)
+        running = asyncio.ensure_future(neighbours.run())
+        await eventually(lambda: len(neighbours.records) == 1000)
+        registry.names = []
+        await lastingly(lambda: len(neighbours.records) == 1000, 0.2)
+        running.cancel()
+
+    asyncio.run(main())
 
 
 def test_everybody_else_is_a_neighbour() -> None:

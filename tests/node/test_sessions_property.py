@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from base64 import b64decode
+from contextlib import suppress
 from typing import Any
 
 import aiohttp
@@ -11,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.engine import Engine
+from node.migration import NotPortable
 from tests.support.engine import PATH, Heard, message, opened, serving
+from tests.support.migrating import moved
 from tests.support.waiting import eventually
 
 Step = tuple[str, int]
-KINDS = ["send", "send", "flood", "post", "poll", "probe", "upgrade", "abandon"]
+KINDS = ["send", "send", "flood", "post", "poll", "probe", "upgrade", "abandon", "move"]
 STEPS = st.lists(st.tuples(st.sampled_from(KINDS), st.integers(1, 40)), max_size=25)
 
 
@@ -29,7 +32,7 @@ class Client:
 
     def __init__(self, http: aiohttp.ClientSession, address: str) -> None:
         self._http = http
-        self._address = address
+        self.address = address
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self.is_upgraded = False
         self.is_paused = False
@@ -39,7 +42,7 @@ class Client:
     async def poll(self) -> None:
         if self.is_paused:
             return
-        async with self._http.get(self._address) as answer:
+        async with self._http.get(self.address) as answer:
             assert answer.status == 200
             payload = await answer.text()
         packets = payload.split("\x1e")
@@ -61,13 +64,13 @@ class Client:
         elif self.is_paused:
             return
         else:
-            async with self._http.post(self._address, data="\x1e".join(texts)) as answer:
+            async with self._http.post(self.address, data="\x1e".join(texts)) as answer:
                 assert answer.status == 200
         self.said += count
 
     async def probe(self) -> None:
         if self._socket is None:
-            self._socket = await self._http.ws_connect(self._address.replace("polling", "websocket"))
+            self._socket = await self._http.ws_connect(self.address.replace("polling", "websocket"))
             await self._socket.send_str("2probe")
             assert await self._socket.receive_str() == "3probe"
             self.is_paused = True
@@ -101,7 +104,12 @@ class Client:
 
 async def play(steps: list[Step]) -> None:
     heard = Heard(echoes=False)
-    async with asyncio.timeout(30), serving(heard) as (engine, url), aiohttp.ClientSession() as http:
+    async with (
+        asyncio.timeout(30),
+        serving(heard) as (engine, url),
+        serving(heard) as (other, elsewhere),
+        aiohttp.ClientSession() as http,
+    ):
         async with http.get(f"{url}{PATH}polling") as answer:
             client = Client(http, f"{url}{PATH}polling&sid={opened(await answer.text())['sid']}")
         [session] = engine.sessions.values()
@@ -119,6 +127,11 @@ async def play(steps: list[Step]) -> None:
                 await getattr(client, step)()
             elif step == "abandon":
                 await client.abandon(engine)
+            elif step == "move":
+                with suppress(NotPortable):  # It is just about to upgrade.
+                    session = await moved(session, other)
+                    client.address = client.address.replace(url, elsewhere)
+                    engine, other, url, elsewhere = other, engine, elsewhere, url
         await client.hear(sent)
         await client.say(1)
         assert client.heard == [wire(number) for number in range(sent)]
@@ -130,5 +143,5 @@ async def play(steps: list[Step]) -> None:
 @settings(max_examples=60)
 @given(STEPS)
 def test_every_message_arrives_once_and_in_order(steps: list[Step]) -> None:
-    """Over polls, posts, upgrades, abandoned upgrades, and many messages in one turn of the event loop."""
+    """Over polls, posts, upgrades, abandoned upgrades, moves to another engine, and many messages in one turn."""
     asyncio.run(play(steps))

@@ -67,7 +67,7 @@ def test_it_gets_bytes(transports: Sequence[str]) -> None:
 
 
 def test_what_is_emitted_while_it_connects_comes_after_its_connect_event() -> None:
-    """And the server can ask it, which it answers not at all without a handler."""
+    """And the server can ask it, and learns who did not answer."""
 
     async def main() -> None:
         sio = app()
@@ -79,7 +79,7 @@ def test_what_is_emitted_while_it_connects_comes_after_its_connect_event() -> No
         async with node_here(sio) as url, js_crowd() as crowd:
             client = await crowd.connect(url, WEBSOCKET)
             await eventually(lambda: client.heard.all("welcome") == [1])
-            answers = await sio.broadcast_call("question", timeout=0.1)
+            answers = await sio.broadcast_call("silence", timeout=0.1)
             assert (answers.given, len(answers.missing)) == ({}, 1)
 
     asyncio.run(main())

@@ -1,7 +1,4 @@
-"""An application for `python -m node` with WebSockets of its own: /aiohttp and /channel say back what they hear.
-
-To Socket.IO clients the event `say` answers with the node's name, too.
-"""
+"""An application for `python -m node` with WebSockets of its own: /aiohttp and /channel say back what they hear."""
 
 from __future__ import annotations
 
@@ -13,14 +10,8 @@ from node.echo import Echo
 sio = Server()
 
 
-@sio.event
-async def say(sid: str, text: str) -> list[str]:
-    return [text, sio.node.name]
-
-
 async def through_aiohttp(request: web.Request) -> web.StreamResponse:
     websocket = web.WebSocketResponse()
-    websocket.headers["X-Node"] = sio.node.name
     await websocket.prepare(request)
     async for message in websocket:
         await websocket.send_str(message.data)

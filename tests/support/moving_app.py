@@ -22,8 +22,8 @@ from tests.support.moving import listening, pass_on, passed
 
 sio = Server(ping_interval=1, ping_timeout=4)
 
-NAP_EVERY, NAP_S = 7, 0.005
-"""Handlers of every so manieth event wait so long."""
+NAP_EVERY, NAP_S = 7, 0.03
+"""The handler of every so manieth event waits so long, and then tells the room."""
 
 
 def path_of(port: int) -> str:
@@ -38,6 +38,7 @@ async def connect(sid: str, environ: dict[str, Any], auth: dict[str, Any] | None
     said = {"name": sid, "room": "library", **(auth or {})}
     await sio.save_session(sid, {**said, "heard": 0, "shouts": 0})
     await sio.enter_room(sid, said["room"])
+    sio.presence.join(sid, said["name"])
 
 
 @sio.event
@@ -53,6 +54,7 @@ async def count(sid: str, number: int, blob: Any) -> list[Any]:
     is_next = session["heard"] == number
     if number % NAP_EVERY == 0:
         await asyncio.sleep(NAP_S)
+        await sio.emit("woke", (session["name"], number), to=session["room"])
     return [number, is_next, blob, os.getpid()]
 
 
@@ -73,7 +75,8 @@ async def ask_me(sid: str, number: int) -> bool:
 
 @sio.event
 async def who(sid: str) -> dict[str, Any]:
-    return {**await sio.get_session(sid), "rooms": sorted(sio.rooms(sid)), "sid": sid, "pid": os.getpid()}
+    about = {"rooms": sorted(sio.rooms(sid)), "sid": sid, "pid": os.getpid(), "user": sio.presence.user_of(sid)}
+    return {**await sio.get_session(sid), **about}
 
 
 @sio.event
@@ -114,7 +117,10 @@ async def moved(group: list[Session], path: str) -> int:
     if not going:
         return 0
     descriptors = [session.channel.fileno() for session in going if session.channel is not None]
-    taken = await asyncio.to_thread(pass_on, path, states, descriptors)
+    try:
+        taken = await asyncio.to_thread(pass_on, path, states, descriptors)
+    except OSError:
+        taken = [False] * len(going)
     for session, state, is_taken in zip(going, states, taken, strict=True):
         if is_taken:
             forget(session)

@@ -6,7 +6,6 @@ import os
 import random
 import socket
 
-
 _PARTS = 8
 _PART = 22_000 // _PARTS
 

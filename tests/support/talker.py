@@ -30,6 +30,7 @@ class Talker:
         self.answered: list[int] = []
         self.answers_to_asking = 0
         self.heard: dict[str, list[int]] = defaultdict(list)
+        self.woken: dict[str, list[int]] = defaultdict(list)
         self.pids: set[int] = set()
         self._waiting: dict[int, asyncio.Future[Any]] = {}
         self._last_id = 0
@@ -40,8 +41,9 @@ class Talker:
 
     # Out
 
-    async def talk(self) -> None:
+    async def talk(self, after_s: float) -> None:
         """Talk until `finish` is called."""
+        await asyncio.sleep(after_s)
         while not self._is_done:
             self.said += 1
             await self._event("count", self.said, attachment=b"%s-%d" % (self.name.encode(), self.said))
@@ -100,6 +102,8 @@ class Talker:
             self.heard[name].append(number)
             if not is_next or attachments != [b"%d" % number]:
                 self.faults.append(f"a shout out of order: {data}, {attachments}")
+        elif data[0] == "woke":
+            self.woken[data[1]].append(data[2])
         elif data[0] == "asked":
             await self._client.say(f"3{id_}[{data[1]}]")
 
@@ -139,7 +143,10 @@ async def talkers(url: str, count: int, per_room: int) -> AsyncIterator[list[Tal
             all_of_them.append(talker)
         for talker in all_of_them:
             tasks.create_task(talker.listen())
-        talking = [tasks.create_task(talker.talk()) for talker in all_of_them]
+        # Not in step: whenever one looks, some are in the middle of something.
+        talking = [
+            tasks.create_task(talker.talk(7 * PACE_S * number / count)) for number, talker in enumerate(all_of_them)
+        ]
         try:
             yield all_of_them
         finally:
