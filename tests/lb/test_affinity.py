@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.config import Config, Cookie
-from cluster.tag import new_sid, tag_of
+from cluster.tag import tag_of
 from lb.affinity import (
     MOST_COOKIES,
     Recogniser,
@@ -22,7 +22,7 @@ from lb.affinity import (
 )
 
 SECRET = b"s"
-SID = new_sid(tag_of("n3000", SECRET))
+SID = f"{tag_of('n3000', SECRET)}.M4p6uv9h9sIgv_te3KMH"
 
 
 @pytest.mark.parametrize(
