@@ -129,6 +129,23 @@ def test_a_node_that_alone_is_cut_off_from_redis_gets_no_new_clients_until_it_is
     run(main)
 
 
+def test_a_node_that_alone_is_deaf_is_ejected_and_nobody_if_all_are(run: Run) -> None:
+    """Redis takes commands and delivers nothing: then our own canary is not heard either."""
+
+    async def main() -> None:
+        scene = Scene()
+        async with socketio_node() as a, socketio_node() as b, scene.watched(a, b) as (one, two):
+            a.status, a.body = 503, {"status": "deaf", "state": "ready"}
+            await is_in(one, State.EJECTED)
+            scene.redis_works = False
+            await is_in(one, State.READY)
+            b.status, b.body = a.status, a.body
+            await eventually(lambda: two.degraded)
+            await lastingly(lambda: one.state is two.state is State.READY, 0.6)
+
+    run(main)
+
+
 def test_a_redis_that_is_down_takes_nobody_out(run: Run) -> None:
     """All say so, or we do not hear ourselves either: nobody is to blame."""
 

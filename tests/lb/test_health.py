@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.config import Health as Settings
-from cluster.member import NodeRecord, Signal, State
+from cluster.member import Drain, NodeRecord, Signal, State
 from lb.health import SOON_S, SPREAD, Health, Watch
 from lb.pool import Change, Node, Pool
 from lb.probe import Found
@@ -348,6 +348,24 @@ def test_a_node_without_redis_drains_by_its_healthz_and_its_successor_serves(run
             real.status = 200
             await is_in(node, State.READY)
         assert scene.path_of("n3000") == [State.READY, State.DRAINING, State.DOWN, State.READY]
+
+    run(main)
+
+
+def test_a_node_that_obeys_an_order_and_was_down_serves_those_that_it_has_again(run: Run) -> None:
+    """It was lost sight of: 503 with `draining` says that it lives."""
+
+    async def main() -> None:
+        scene = Scene()
+        async with socketio_node() as real, scene.watched() as pool:
+            node = pool.add_static("127.0.0.1", real.port, "n3000")
+            real.status, real.body = 503, {"state": "draining"}
+            pool.ordered({"n3000": Drain(since=0.0, drain_s=60.0, close_per_s=1.0)})
+            pool.signal(node, Signal.FALL, "connection refused")
+            assert not node.is_reachable
+            await is_in(node, State.DRAINING)
+            assert node.is_reachable
+            assert not node.takes_new
 
     run(main)
 

@@ -8,7 +8,7 @@ import pytest
 
 from cluster.config import Config
 from cluster.host import slot_name
-from cluster.member import NodeRecord, Signal, State
+from cluster.member import Drain, NodeRecord, Signal, State
 from lb.picture import Admission, Picture, add_configured
 from lb.pool import Pool
 
@@ -48,6 +48,24 @@ class TestPicture:
         picture = Picture(pool(), LEASE_S)
         picture.take([record("a", state=State.DRAINING), record("b")], (), 0.0)
         assert names(picture.take([record("b")], (), 0.1)) == ["b"]
+
+    def test_one_that_was_leaving_by_an_order_stays_as_it_goes_on_running(self) -> None:
+        """A Redis that has forgotten everything must not cost it the clients that it still has."""
+        pool_ = pool()
+        picture = Picture(pool_, LEASE_S)
+        pool_.seen(picture.take([record("a", state=State.DRAINING), record("b")], (), 0.0))
+        pool_.ordered({"a": Drain(since=0.0, drain_s=60.0, close_per_s=1.0)})
+        assert names(picture.take([record("b")], (), 0.1)) == ["a", "b"]
+        assert names(picture.take([record("b")], {"a"}, 0.2)) == ["b"]
+
+    def test_one_that_drains_by_an_order_stays_when_no_node_reaches_redis(self) -> None:
+        """As the others do that answer."""
+        pool_ = pool()
+        picture = Picture(pool_, LEASE_S)
+        pool_.seen(picture.take([record("a", state=State.DRAINING)], (), 0.0))
+        pool_.ordered({"a": Drain(since=0.0, drain_s=60.0, close_per_s=1.0)})
+        assert pool_.nodes["a"].state is State.DRAINING
+        assert names(picture.take([], (), 2 * LEASE_S)) == ["a"]
 
     def test_a_lease_that_ended_is_gone_no_later_than_by_our_own_clock(self) -> None:
         """Its last heartbeat was read five seconds ago."""

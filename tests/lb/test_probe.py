@@ -425,6 +425,21 @@ def test_a_node_that_does_not_reach_redis_says_so_and_is_well(body: bytes, degra
     assert probed(answering(head + body), HTTP_ONLY) == Found(degraded=degraded)
 
 
+@pytest.mark.parametrize("state", ["ready", "draining"])
+def test_a_node_that_hears_nothing_is_not_ill_either(run: Run, state: str) -> None:
+    """It answers 503, for balancers that know no better, and its WebSockets open all the same."""
+
+    async def main() -> None:
+        async with socketio_node() as node:
+            node.status, node.body = 503, {"status": "deaf" if state == "ready" else state, "state": state}
+            found = await probe("127.0.0.1", node.port, BOTH)
+            assert (found.is_well, found.degraded, found.leaving) == (
+                (True, True, False) if state == "ready" else (False, False, True)
+            )
+
+    run(main)
+
+
 @pytest.mark.parametrize(("state", "answers"), [("joining", False), ("ready", True), ("down", True)])
 def test_a_bad_answer_is_a_sign_of_life_unless_the_node_only_begins(state: str, answers: bool) -> None:
     """Where too few are well, those that live are asked."""

@@ -1,4 +1,4 @@
-"""What a node says of its bus: without Redis it serves on, and one that is deaf does not."""
+"""What a node says of its bus: without Redis it serves on, and one that is deaf says so."""
 
 from __future__ import annotations
 
@@ -54,6 +54,34 @@ def test_an_outage_is_degraded_and_deafness_is_unready(tmp_path: Path, valkey: V
         asyncio.run(main())
     finally:
         other.kill()
+
+
+@pytest.mark.timeout(60)
+def test_a_redis_that_hangs_is_no_deafness_of_the_node(tmp_path: Path, valkey: Valkey) -> None:
+    """However long its own canaries have not come back: Redis does not answer, so nobody could hear."""
+    (tmp_path / "config.yaml").write_text(FAST, encoding="utf-8")
+
+    async def main() -> None:
+        async with running_node(tmp_path, "--redis", valkey.url, cwd=tmp_path) as node:
+            told: list[dict[str, object]] = []
+
+            async def all_well() -> bool:
+                told.append(await node.healthz())
+                return told[-1]["status"] == "ok"
+
+            await eventually(all_well)
+            with valkey.hanging():
+                del told[:]
+
+                async def degraded_for_a_while() -> bool:
+                    await all_well()
+                    return len([each for each in told if each["status"] == "degraded"]) > 150
+
+                await eventually(degraded_for_a_while, within_s=30)
+            assert {(each["status"], each["http"]) for each in told} <= {("ok", 200), ("degraded", 200)}
+            await eventually(all_well, within_s=15)
+
+    asyncio.run(main())
 
 
 def test_the_record_tells_of_the_bus(tmp_path: Path, valkey: Valkey) -> None:

@@ -1,4 +1,7 @@
-"""An application for `python -m node` with WebSockets of its own: /aiohttp and /channel say back what they hear."""
+"""An application for `python -m node` with WebSockets of its own: /aiohttp and /channel say back what they hear.
+
+To Socket.IO clients the event `say` answers with the node's name, too.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,14 @@ from node.echo import Echo
 sio = Server()
 
 
+@sio.event
+async def say(sid: str, text: str) -> list[str]:
+    return [text, sio.node.name]
+
+
 async def through_aiohttp(request: web.Request) -> web.StreamResponse:
     websocket = web.WebSocketResponse()
+    websocket.headers["X-Node"] = sio.node.name
     await websocket.prepare(request)
     async for message in websocket:
         await websocket.send_str(message.data)

@@ -1,0 +1,124 @@
+"""Clients of every kind on a stack of which an operator drains one node."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.support.clients import POLLING, UPGRADE, WEBSOCKET, Client, js_crowd, python_crowd
+from tests.support.commands import lb, runtime_directory
+from tests.support.stack import Stack, running_stack
+from tests.support.waiting import eventually
+
+APP = "tests.support.guests_app:sio"
+
+
+@dataclass
+class Raw:
+    """A client of a WebSocket that the application serves itself.  Told to go, it comes back at once."""
+
+    codes: list[int | None] = field(default_factory=list)
+    nodes: list[str] = field(default_factory=list)
+    """Where it was; empty strings if the endpoint does not say."""
+    heard: int = 0
+
+    async def run(self, http: aiohttp.ClientSession, url: str) -> None:
+        while True:
+            async with http.ws_connect(url) as websocket:
+                self.nodes.append(websocket._response.headers.get("X-Node", ""))
+                await websocket.send_str("x")
+                async for message in websocket:
+                    self.heard += message.data == "x"
+                self.codes.append(websocket.close_code)
+
+
+@asynccontextmanager
+async def raw_clients(url: str, count: int) -> AsyncIterator[list[Raw]]:
+    """Hold `count` clients of each kind of WebSocket."""
+    clients = [Raw() for _ in range(2 * count)]
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
+        ways = ("/aiohttp", "/channel") * count
+        tasks = [asyncio.ensure_future(one.run(http, url + path)) for one, path in zip(clients, ways, strict=True)]
+        try:
+            await eventually(lambda: all(one.heard == 1 for one in clients))
+            yield clients
+        finally:
+            for task in tasks:
+                task.cancel()
+            ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(isinstance(each, asyncio.CancelledError) for each in ended), ended
+
+
+async def _where(client: Client) -> str:
+    text, node = await client.call("say", "hello")
+    assert text == "hello"
+    return str(node)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("handoff", ["auto", "never"])
+def test_they_talk_on_and_then_come_back_elsewhere(tmp_path: Path, handoff: str) -> None:
+    """JavaScript, Python and raw clients, whatever their transport; those of other nodes do not notice."""
+
+    async def main() -> None:
+        lb_options = {"workers": 2, "handoff": handoff, "stickiness": "none"}
+        nodes = {"app": APP, "close_per_s": 10.0}
+        with runtime_directory() as runtime:
+            async with (
+                running_stack(tmp_path, 3, nodes, lb=lb_options) as stack,
+                js_crowd() as js,
+                python_crowd() as py,
+                raw_clients(stack.url, 6) as raw,
+            ):
+                options = ("--config", tmp_path / "config.yaml")
+                kinds = [(crowd, transports) for crowd in (js, py) for transports in (POLLING, WEBSOCKET, UPGRADE)]
+                clients = [await crowd.connect(stack.url, way) for crowd, way in kinds for _ in range(5)]
+                homes = [await _where(client) for client in clients]
+                drained = f"n{stack.ports[1]}"
+                ours = [client for client, home in zip(clients, homes, strict=True) if home == drained]
+                others = [client for client, home in zip(clients, homes, strict=True) if home != drained]
+                assert len(ours) >= 3
+                assert any(one.nodes[0] == drained for one in raw)
+
+                assert (await lb("drain", drained, "--drain-s", "5", *options, runtime=runtime)).status == 0
+                await eventually(lambda: _says(stack, 1, "draining"))
+                new = [await js.connect(stack.url, way) for way in (WEBSOCKET, POLLING, UPGRADE)]
+                assert drained not in {await _where(client) for client in new}
+                # Those that it has are served on, also by polls.
+                assert {await _where(client) for client in ours} == {drained}
+                assert all(client.heard.connects == 1 for client in clients)
+
+                await eventually(lambda: all(client.heard.connects == 2 for client in ours), within_s=30)
+                await eventually(lambda: "no client is left" in stack.said())
+                await eventually(lambda: _has_no_tunnel(stack, 1))
+                assert drained not in {await _where(client) for client in ours}
+                await eventually(lambda: all(len(one.nodes) == 1 + len(one.codes) == one.heard for one in raw))
+                assert {code for one in raw for code in one.codes} == {1001}
+                assert drained not in {one.nodes[-1] for one in raw}
+                assert all(one.nodes[0] in (drained, "") for one in raw if one.codes)
+                assert all(client.heard.connects == 1 and not client.heard.disconnects for client in others + new)
+
+                assert (await lb("undrain", drained, *options, runtime=runtime)).status == 0
+                await eventually(lambda: _says(stack, 1, "ready"))
+                back = [await py.connect(stack.url, WEBSOCKET) for _ in range(6)]
+                assert drained in {await _where(client) for client in back}
+
+    asyncio.run(main())
+
+
+async def _says(stack: Stack, index: int, state: str) -> bool:
+    """Whether all workers, and the node itself, say so."""
+    shown = [await stack.node_on(stack.ports[index]) for _ in range(8)]
+    async with aiohttp.ClientSession() as http, http.get(stack.node_urls[index] + "/healthz") as answer:
+        said = await answer.json()
+    return {each["state"] for each in shown} == {state} and said["state"] == state
+
+
+async def _has_no_tunnel(stack: Stack, index: int) -> bool:
+    return not any([(await stack.node_on(stack.ports[index]))["tunnels"] for _ in range(8)])
