@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from node.server import Server
 
 AT_ONCE = 200
-"""Clients in one piece of an answer."""
+"""Clients in one piece of an answer; between two of them everybody else has a turn."""
 
 
 class Share:
@@ -46,6 +46,7 @@ class Share:
         """Describe these clients; as `sockets_in` reads it."""
         for clients in _pieces(self._clients(target)):
             yield tuple(self._described(client) for client in clients)
+            await asyncio.sleep(0)
 
     def _described(self, client: Client) -> tuple[Any, ...]:
         session = client.session.client.session
@@ -58,11 +59,13 @@ class Share:
         """Let them enter `rooms`."""
         for clients in _pieces(self._clients(target)):
             yield await self._each(clients, rooms, self._server.manager.enter_room)
+            await asyncio.sleep(0)
 
     async def leave(self, target: Any, rooms: Any) -> AsyncIterator[int]:
         """Let them leave `rooms`."""
         for clients in _pieces(self._clients(target)):
             yield await self._each(clients, rooms, self._server.manager.leave_room)
+            await asyncio.sleep(0)
 
     async def _each(self, clients: Iterable[Client], rooms: Any, change: Callable[..., Any]) -> int:
         count = 0

@@ -14,13 +14,14 @@ import socketio
 
 from cluster.channels import Channels
 from cluster.redis_link import connection
-from node import Server
+from node import Server, share
 from node.codec import MAIN
 from node.fate import Fate
 from node.outcome import RemoteSocket
 from node.wire import Answer, Ask, encode
 from tests.support.nodes import node_here
 from tests.support.raw_socketio import RawClient, raw_client
+from tests.support.rooms_nodes import rooms_nodes
 from tests.support.valkey import Valkey
 from tests.support.waiting import eventually, lastingly
 
@@ -272,6 +273,80 @@ def test_a_process_alone_does_it_all_alone() -> None:
             await _acknowledging(one.client, 1)
             assert (await calling).given == {one.sid: 1}
             assert (await one.sio.disconnect_sockets()).clients == 1
+
+    asyncio.run(main())
+
+
+def test_answers_about_many_come_in_pieces(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them count, on either side."""
+    monkeypatch.setattr(share, "AT_ONCE", 1)
+
+    async def main() -> None:
+        async with seats(valkey.url, 2) as [one, two], AsyncExitStack() as stack:
+            for seat in (one, two):
+                for _ in range(3):
+                    url = f"http://127.0.0.1:{seat.sio.node.port}"
+                    await (await stack.enter_async_context(raw_client(url))).connect()
+            assert len({each.sid for each in await one.sio.fetch_sockets()}) == 8
+            assert (await one.sio.sockets_join("red")).clients == 8
+            assert (await one.sio.sockets_leave("red", "red")).clients == 8
+            answers = await one.sio.broadcast_call("q", timeout=0.2)
+            assert len(answers.missing) == 8
+            assert (await one.sio.disconnect_sockets()).clients == 8
+
+    asyncio.run(main())
+
+
+def test_a_room_that_none_may_enter_is_refused_everywhere(valkey: Valkey) -> None:
+    """The room of a client: here with an exception, elsewhere as that node's failure."""
+
+    async def main() -> None:
+        async with seats(valkey.url, 2) as [one, two]:
+            with pytest.raises(ValueError, match="cannot enter a sid room"):
+                await one.sio.sockets_join(two.sid)
+            outcome = await one.sio.sockets_join(one.sid, two.sid)
+            assert outcome.failed == {two.name: "it could not: cannot enter a sid room"}
+            assert not outcome.complete
+
+    asyncio.run(main())
+
+
+def test_who_is_given_up_by_the_registry_is_not_waited_for(valkey: Valkey) -> None:
+    """It hangs: its connection to Redis is still there, and its lease has ended."""
+
+    async def main() -> None:
+        async with rooms_nodes(*[valkey.url] * 3) as [one, two, three]:
+            asked = asyncio.Event()
+            await two.client("red")
+            two.fanout.questions.serve("share", lambda arguments, reply: asked.set())
+            finding = asyncio.ensure_future(one.sio.fetch_sockets("red", timeout=60))
+            await asked.wait()
+            await eventually(lambda: three.post.lag.count, what="the roll is called")
+            one.peers.remove(two.name)
+            async with asyncio.timeout(5):
+                found = await finding
+            assert (list(found), found.missing) == ([], ())
+
+    asyncio.run(main())
+
+
+def test_redis_dies_while_somebody_waits(valkey: Valkey) -> None:
+    """Until the time is over; those of whom nothing is known are missing."""
+
+    async def main() -> None:
+        async with seats(valkey.url, 2) as [one, two]:
+            asked = asyncio.Event()
+
+            @two.sio.on_server_side("wait")
+            async def wait() -> None:
+                asked.set()
+                await asyncio.Event().wait()
+
+            calling = asyncio.ensure_future(one.sio.server_side_call("wait", timeout=1))
+            await asked.wait()
+            valkey.kill()
+            replies = await calling
+            assert (replies.given, replies.missing) == ({}, (two.name,))
 
     asyncio.run(main())
 
