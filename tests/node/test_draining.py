@@ -69,7 +69,10 @@ async def ordered_node(valkey: Valkey, sio: Server | None = None, **nodes: Any) 
         aiohttp.ClientSession() as http,
         node_here(sio, redis=valkey.url, heartbeat_s=0.1, **nodes) as url,
     ):
-        yield SimpleNamespace(url=url, name=sio.node.name, http=http, orders=Orders(link, Keys("flotilla")), sio=sio)
+        orders, sockets = Orders(link, Keys("flotilla")), list[aiohttp.ClientWebSocketResponse]()
+        yield SimpleNamespace(url=url, name=sio.node.name, http=http, orders=orders, sio=sio, sockets=sockets)
+        for websocket in sockets:
+            await websocket.close()
 
 
 def ordered(drain_s: float, close_per_s: float = 100.0) -> Drain:
@@ -91,6 +94,7 @@ async def _is(node: SimpleNamespace, state: str) -> None:
 
 async def _connected(node: SimpleNamespace) -> aiohttp.ClientWebSocketResponse:
     websocket: aiohttp.ClientWebSocketResponse = await node.http.ws_connect(node.url + OPEN)
+    node.sockets.append(websocket)
     await websocket.send_str("40")
     await websocket.receive()
     await websocket.receive()
@@ -127,7 +131,7 @@ def test_an_order_refuses_newcomers_and_keeps_those_who_are_there(valkey: Valkey
             assert (await websocket.receive()).data == '431["still here"]'
             await node.orders.lift(node.name)
             await _is(node, "ready")
-            await (await _connected(node)).close()
+            await _connected(node)
             await websocket.send_str('422["say","and here"]')
             assert (await websocket.receive()).data == '432["and here"]'
 
@@ -156,6 +160,7 @@ def test_when_its_time_is_over_they_are_sent_away_at_the_ordered_pace(valkey: Va
             await lastingly(lambda: node.sio.eio.connections == 20 - len(gone), 0.3)
             for each in closings:
                 each.cancel()
+            await asyncio.gather(*closings, return_exceptions=True)
 
     asyncio.run(main())
 
@@ -213,8 +218,11 @@ def test_a_poll_ends_with_503_under_an_order_too(valkey: Valkey) -> None:
     asyncio.run(main())
 
 
-def test_websockets_of_the_application_are_sent_away_at_the_same_pace(valkey: Valkey) -> None:
-    """aiohttp's and channels; one that never answers is cut, and one more in between does not hold the others up."""
+def test_websockets_of_the_application_are_sent_away_at_the_same_pace(
+    valkey: Valkey, caplog: pytest.LogCaptureFixture
+) -> None:
+    """aiohttp's and channels; one that never answers holds nobody up, and is cut."""
+    caplog.set_level(logging.INFO, "node.guests")
 
     async def main() -> None:
         from tests.support.guests_app import sio
@@ -231,6 +239,7 @@ def test_websockets_of_the_application_are_sent_away_at_the_same_pace(valkey: Va
             at = sorted(at for at, _ in times)
             assert at[-1] - at[0] >= 0.5, "eight at ten a second"
             await eventually(lambda: guests.count == 0)
+            await eventually(lambda: "WebSocket cut: no answer to its close" in caplog.messages)
             await deaf.close()
 
     asyncio.run(main())
@@ -303,7 +312,7 @@ def test_a_node_that_stops_sends_its_clients_away_at_the_pace_of_orders() -> Non
     async def main() -> None:
         async with aiohttp.ClientSession() as http:
             async with node_here(Server(), drain_s=4.0, close_per_s=20.0) as url:
-                node = SimpleNamespace(url=url, http=http)
+                node = SimpleNamespace(url=url, http=http, sockets=[])
                 closings = [asyncio.ensure_future(_close_of(await _connected(node))) for _ in range(16)]
                 began = time.monotonic()
             took = time.monotonic() - began
@@ -321,7 +330,7 @@ def test_a_node_that_stops_hurries_where_the_pace_is_too_slow_for_its_time() -> 
     async def main() -> None:
         async with aiohttp.ClientSession() as http:
             async with node_here(Server(), drain_s=2.0, close_per_s=1.0) as url:
-                node = SimpleNamespace(url=url, http=http)
+                node = SimpleNamespace(url=url, http=http, sockets=[])
                 closings = [asyncio.ensure_future(_close_of(await _connected(node))) for _ in range(40)]
                 began = time.monotonic()
             times = sorted([(await each)[0] for each in closings])
@@ -346,7 +355,7 @@ def test_a_node_that_stops_while_it_is_drained_is_not_ready_again(valkey: Valkey
         async with connection(valkey.url) as link, aiohttp.ClientSession() as http:
             orders = Orders(link, Keys("flotilla"))
             async with node_here(sio, redis=valkey.url, heartbeat_s=0.1, drain_s=6.0) as url:
-                node = SimpleNamespace(url=url, http=http)
+                node = SimpleNamespace(url=url, http=http, sockets=[])
                 websocket = await _connected(node)
                 await orders.give(sio.node.name, ordered(600))
                 await _is(node, "draining")
