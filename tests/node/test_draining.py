@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +23,7 @@ from cluster.orders import Orders
 from cluster.redis_link import connection
 from node import Server
 from node.draining import MOST_LATE_S, TICK_S, Allowance
+from node.echo import Echo
 from tests.support.nodes import NodeProcess, node_here, running_node
 from tests.support.ports import free_port
 from tests.support.valkey import Valkey
@@ -225,12 +227,26 @@ def test_websockets_of_the_application_are_sent_away_at_the_same_pace(
     caplog.set_level(logging.INFO, "node.guests")
 
     async def main() -> None:
-        from tests.support.guests_app import sio
+        sio = Server()
 
+        async def through_aiohttp(request: web.Request) -> web.StreamResponse:
+            websocket = web.WebSocketResponse()
+            await websocket.prepare(request)
+            if request.path == "/silent":
+                await asyncio.Event().wait()
+            async for _ in websocket:
+                pass
+            return websocket
+
+        async def through_a_channel(request: web.Request) -> web.StreamResponse:
+            return sio.eio.guests.open(request, Echo())[1]
+
+        sio.web.add_routes([web.get(path, through_aiohttp) for path in ("/aiohttp", "/silent")])
+        sio.web.add_routes([web.get("/channel", through_a_channel)])
         async with ordered_node(valkey, sio) as node:
             sockets = [await node.http.ws_connect(node.url + path) for path in ("/aiohttp", "/channel") * 4]
             # Nobody reads here, so nobody answers the close frame.
-            deaf = await node.http.ws_connect(node.url + "/aiohttp", autoclose=False)
+            deaf = await node.http.ws_connect(node.url + "/silent", autoclose=False)
             guests = sio.eio.guests
             await eventually(lambda: guests.count == 9)
             await node.orders.give(node.name, ordered(0.3, close_per_s=10))
