@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
@@ -55,8 +56,22 @@ class Result:
 @contextmanager
 def valkey(directory: Path) -> Iterator[tuple[Path, int]]:
     """Run a Valkey on a unix socket; give its path and its pid."""
-    path = directory / "valkey.sock"
-    options = ["--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no", "--dir", str(directory)]
+    # Not in `directory`: the path of a unix socket has at most 107 bytes.
+    path = Path("/tmp", f"flotilla-benchmark-{os.getpid()}.sock")
+    options = [
+        "--port",
+        "0",
+        "--unixsocket",
+        str(path),
+        "--unixsocketperm",
+        "700",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--dir",
+        str(directory),
+    ]
     with subprocess.Popen([str(binary()), *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:
             until = time.monotonic() + 10

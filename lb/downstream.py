@@ -147,7 +147,7 @@ class Downstream(RequestHandler):
         if self._admitted:
             self._admitted = False
             self._limits.admission.leave(self.peer)
-        elif self._lingers:
+        if self._lingers:
             self._lingers = False
             self._limits.admission.gone()
 
@@ -226,9 +226,13 @@ class Downstream(RequestHandler):
         limits.rejected("overloaded" if isinstance(why, Overloaded) else "address")
         if limits.access.is_on:
             limits.access.refused(self.peer, why.http_status, str(why))
-        self._force_close = True  # aiohttp ignores what still arrives
         transport.write(answer_to(why, close=True))
-        if limits.admission.linger():
+        self._let_read(transport)
+
+    def _let_read(self, transport: asyncio.Transport) -> None:
+        """End the connection so that its client can read what it was told, for a moment, if not too many do."""
+        self._force_close = True  # aiohttp ignores what still arrives
+        if not transport.is_closing() and self._limits.admission.linger():
             self._lingers = True
             transport.write_eof()
             self._loop.call_later(LINGER_S, transport.abort)
@@ -258,6 +262,9 @@ class Downstream(RequestHandler):
             if self._limits.access.is_on:
                 self._limits.access.refused(self.peer, problem.http_status, str(problem))
             self._say(problem)
+            if self.transport is not None:
+                self._let_read(self.transport)
+            return
         # Who said nothing is told nothing: browsers open connections in advance, and would take a 408 for the answer
         # to their next request.
         self.force_close()

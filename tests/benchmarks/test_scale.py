@@ -21,9 +21,7 @@ def test_a_message_costs_nothing_on_nodes_without_members(tmp_path: Path) -> Non
         for cost in costs:
             assert cost["lost"] == 0
             assert cost["received"] == pytest.approx(cost["with_members"])
-    few, many = (figures["costs"][count][0] for count in ("3", "12"))
-    assert many["received"] < 1 < 12, "a room of two is on one other node at most"
-    assert many["nodes_us"] < 3 * few["nodes_us"], "on a busy machine; four times as many nodes"
+    assert figures["costs"]["12"][0]["received"] <= 1, "a room of two is on one other node at most"
 
 
 def test_a_loss_or_a_message_too_many_is_found() -> None:
