@@ -1,7 +1,7 @@
 """One connection to one Redis server: commands out, replies in, nothing between.
 
 The bus sends and hears thousands of messages a second: a client library's connection pool, retries and futures for
-each command cost more than all the rest (redis-py takes some 60 µs for a publish, this 2).  hiredis reads the replies.
+each command cost more than all the rest (`benchmarks/bus.py`).  hiredis reads the replies.
 RESP2 on purpose: every server from 6.2 on speaks it alike, also to a subscriber.
 """
 
