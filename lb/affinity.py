@@ -17,6 +17,7 @@ from urllib.parse import unquote
 
 from cluster.config import Config, Cookie
 from cluster.tag import mac, slot_of
+from lb.headers import Headers, values
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -193,6 +194,10 @@ class Recogniser:
     def trusts(self, peer: str) -> bool:
         """Tell whether what `peer` says in X-Forwarded headers counts."""
         return bool(self.proxies.networks) and parse_address(peer) in self.proxies
+
+    def recognise_request(self, target: str, headers: Headers, peer: str) -> Client:
+        """Return what the request with this target and these headers says of its client."""
+        return self.recognise(target, values(headers, b"cookie"), peer, values(headers, b"x-forwarded-for"))
 
     def recognise(self, target: str, cookies: Sequence[bytes], peer: str, forwarded_for: Sequence[bytes]) -> Client:
         """Return what the request with this target and these header values says of its client."""

@@ -24,7 +24,7 @@ from lb.affinity import Recogniser
 from lb.arrived import Arrived
 from lb.errors import BalancerError
 from lb.handoff import Handoffs
-from lb.headers import Via, is_websocket_upgrade, values
+from lb.headers import Via, is_websocket_upgrade
 from lb.offer import Answer, Arrival
 from lb.pool import Path
 from lb.strict import read_strictly
@@ -65,9 +65,7 @@ class Express:
         peer = arrived.peer
         try:
             target, headers = read_strictly(request.method, request.path, request.version, request.raw_headers)
-            client = self._recogniser.recognise(
-                target, values(headers, b"cookie"), peer, values(headers, b"x-forwarded-for")
-            )
+            client = self._recogniser.recognise_request(target, headers, peer)
             choice = self._turnstile.pass_now(client)
             if choice is None:
                 return arrived

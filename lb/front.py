@@ -26,7 +26,7 @@ from lb.exchange import Exchange, Sent
 from lb.express import Express
 from lb.forward import ExchangeMetrics, Forwarder
 from lb.handoff import HandoffMetrics, Handoffs
-from lb.headers import Via, is_websocket_upgrade, values
+from lb.headers import Via, is_websocket_upgrade
 from lb.keepalive import keep_alive
 from lb.limits import Admission
 from lb.pool import Node, Pool
@@ -218,9 +218,7 @@ class Front:
             request=request,
             target=target,
             headers=headers,
-            client=self._recogniser.recognise(
-                target, values(headers, b"cookie"), via.peer, values(headers, b"x-forwarded-for")
-            ),
+            client=self._recogniser.recognise_request(target, headers, via.peer),
             via=via,
             is_closing=lambda: self._stopping,
             cookie_for=self._cookie_for,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import shutil
 import socket
 import sys
@@ -21,6 +20,7 @@ from benchmarks.peers import ANY_PACE, START_S, Peer, free_port, nginx, running
 from benchmarks.stacks import HANDOFF, Stack, until
 from cluster import embedded
 from cluster.errors import StartError
+from tests.support.ports import free_ports
 
 APP = "benchmarks.sio.app:sio"
 FLOTILLA, NODE_JS = "Flotilla", "Node.js"
@@ -173,19 +173,7 @@ def _families(pids: Sequence[int]) -> list[int]:
 
 
 def _free_ports(count: int) -> int:
-    """Return the first of so many consecutive ports that nothing listens on now."""
-    for _ in range(200):
-        first = random.randrange(10_000, 32_000)  # below those that the kernel gives to outgoing connections
-        if all(_is_free(port) for port in range(first, first + count)):
-            return first
-    raise BenchmarkError(f"no {count} consecutive free ports found")
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
+    try:
+        return free_ports(count)
+    except RuntimeError as exc:
+        raise BenchmarkError(str(exc)) from None
