@@ -1,6 +1,7 @@
 """The configuration: frozen, typed, with units in the names.  `cluster/config_file.py` reads it from YAML.
 
 Every key has a default and an empty file runs the demo.  Nothing in the program reads the raw dictionary.
+What a single value may be is in `cluster/config_values.py` and `cluster/redis_url.py`.
 Relations between keys are checked by `cluster/relations.py`.
 """
 
@@ -8,7 +9,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -24,13 +24,27 @@ from pydantic import (
     WrapValidator,
 )
 
-from cluster.tag import SLOT
+from cluster.config_values import (
+    App,
+    Bytes,
+    Host,
+    HostOrNone,
+    Network,
+    NodeUrl,
+    PerSecond,
+    ProbePath,
+    Seconds,
+    SecondsOrOff,
+    Token,
+    Weights,
+)
+from cluster.redis_url import SCHEMES, checked_url
 
 EMBEDDED = "embedded"
 NO_REDIS = "none"
 AUTO = 0
 MOST_WORKERS = 256
-REDIS_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
+MOST_DRAIN_S = 366 * 86400
 
 
 @dataclass(frozen=True)
@@ -68,110 +82,9 @@ def parse_endpoint(value: object) -> Endpoint:
 def _checked_redis(value: str) -> str:
     if value in (EMBEDDED, NO_REDIS):
         return value
-    scheme = value.partition("://")[0]
-    if "://" not in value or scheme not in REDIS_SCHEMES:
-        raise ValueError(f"must be {EMBEDDED}, {NO_REDIS} or a URL: {', '.join(s + '://…' for s in REDIS_SCHEMES)}")
-    shape = _REDIS_SHAPES.get(scheme, _REDIS_SHAPE)
-    if not re.fullmatch(shape.pattern, value.partition("://")[2]):
-        raise ValueError(f"is no {scheme} URL; allowed: {scheme}://{shape.example}")
-    _check_redis_options(scheme, value.partition("?")[2])
-    return value
-
-
-def _check_redis_options(scheme: str, query: str) -> None:
-    """Raise ValueError for an option that redis-py would stumble over, or that is ours to choose."""
-    allowed = _REDIS_OPTIONS | (_TLS_OPTIONS if scheme == "rediss" else {})
-    for option in query.split("&") if query else ():
-        name, _, given = option.partition("=")
-        if not re.fullmatch(allowed.get(name, "(?!)"), given):
-            raise ValueError(
-                f"has an option {name} that is unknown, or a value of it that cannot be;"
-                f" allowed behind the ?: {', '.join(allowed)}"
-            )
-
-
-_REDIS_OPTIONS = {"db": r"\d{1,9}", "protocol": "[23]", "client_name": r"[!-~]+"}
-_TLS_OPTIONS = {
-    "ssl_ca_certs": r"[!-~]+",
-    "ssl_certfile": r"[!-~]+",
-    "ssl_keyfile": r"[!-~]+",
-    "ssl_cert_reqs": "none|optional|required",
-    "ssl_check_hostname": "true|false",
-}
-"""Options of a URL, each with what its value must match.  No password: those would be shown in logs."""
-
-
-@dataclass(frozen=True)
-class _Shape:
-    pattern: str
-    example: str
-
-
-_HOST = r"(?:\[[0-9a-fA-F:.%]+\]|[^\s:,@/?#\[\]]+)"
-_PORT = r"(?::(?:[0-5]?\d{1,4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]))"
-_USER = r"(?:[^\s@/?#]*@)?"
-_REDIS_SHAPE = _Shape(rf"{_USER}{_HOST}{_PORT}?(?:/\d*)?(?:\?\S*)?", "[user:password@]host[:port][/database]")
-_REDIS_SHAPES = {
-    "unix": _Shape(rf"{_USER}/[^\s?#]+(?:\?\S*)?", "/path/of/socket[?db=database]"),
-    "redis+sentinel": _Shape(
-        rf"{_USER}{_HOST}{_PORT}?(?:,{_HOST}{_PORT}?)*(?:/\d*(?:/[^\s/?#]+)?)?",
-        "[user:password@]host[:port][,host[:port]…]/database/service",
-    ),
-    # A Redis Cluster has one database.
-    "redis+cluster": _Shape(
-        rf"{_USER}{_HOST}{_PORT}?(?:,{_HOST}{_PORT}?)*(?:/0?)?", "[user:password@]host[:port][,host[:port]…]"
-    ),
-}
-
-
-def _checked_node_url(value: str) -> str:
-    match = re.fullmatch(rf"http://({_HOST})({_PORT}?)/?", value)
-    port = int(match[2][1:] or 80) if match else 0
-    if match is None or port == 0:
-        raise ValueError("must be http://host:port, without user, path or query")
-    return f"http://{match[1]}:{port}"
-
-
-def _checked_network(value: str) -> str:
-    try:
-        ipaddress.ip_network(value, strict=False)
-    except ValueError:
-        raise ValueError("must be an IP address or a network, for example 10.0.0.0/8") from None
-    return value
-
-
-def _checked_app(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", value):
-        raise ValueError("must be module:attribute, for example node.chat:sio")
-    return value
-
-
-def _checked_token(value: str) -> str:
-    # RFC 6750 2.1, b64token.
-    if value and not re.fullmatch(r"[A-Za-z0-9._~+/-]{16,512}=*", value):
-        raise ValueError("must have 16 to 512 characters of A-Z a-z 0-9 . _ ~ + / - (or be empty: no token)")
-    return value
-
-
-def _checked_path(value: str) -> str:
-    if not re.fullmatch(r"(?:/[!-~]*)?", value):
-        raise ValueError("must begin with / and hold no spaces (or be empty: no such check)")
-    return value
-
-
-def _checked_host(value: str) -> str:
-    if re.search(r"[\s/@\[\]?#]", value):
-        raise ValueError("must be a host name or an IP address alone: no scheme, no port, no brackets")
-    return value
-
-
-def _checked_names(value: Mapping[str, float]) -> Mapping[str, float]:
-    for name in value:
-        if not re.fullmatch(rf"{SLOT.pattern}|{_HOST}{_PORT}", name):
-            raise ValueError(
-                f"has a key {name!r} that can be no node's; allowed: names of nodes (n3000), host:port of nodes.static"
-            )
-    return value
+    if not value.startswith(tuple(f"{scheme}://" for scheme in SCHEMES)):
+        raise ValueError(f"must be {EMBEDDED}, {NO_REDIS} or a URL: {', '.join(s + '://…' for s in SCHEMES)}")
+    return checked_url(value)
 
 
 def _workers(value: object, checked: ValidatorFunctionWrapHandler) -> int:
@@ -182,12 +95,6 @@ def _workers(value: object, checked: ValidatorFunctionWrapHandler) -> int:
     return int(checked(value))
 
 
-# Nothing here is meant in microseconds; and YAML 1.1 reads 1e-05, as a small number is written, as text.
-MOST_DRAIN_S = 366 * 86400
-Seconds = Annotated[float, Field(ge=0.001, le=366 * 86400, allow_inf_nan=False)]
-SecondsOrOff = Annotated[float, Field(ge=0, le=366 * 86400, allow_inf_nan=False)]
-PerSecond = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
-Bytes = Annotated[int, Field(ge=1024, le=2**40)]
 Workers = Annotated[
     int,
     Field(ge=1, le=MOST_WORKERS),
@@ -195,8 +102,6 @@ Workers = Annotated[
     PlainSerializer(lambda count: count or "auto"),
 ]
 Address = Annotated[Endpoint, BeforeValidator(parse_endpoint), PlainSerializer(str)]
-Weight = Annotated[float, Field(ge=0.01, le=1000, allow_inf_nan=False)]
-ProbePath = Annotated[str, AfterValidator(_checked_path)]
 
 
 class Section(BaseModel):
@@ -247,7 +152,7 @@ class Lb(Section):
 
     listen: Address = Endpoint("0.0.0.0", 8080)
     admin: Address = Endpoint("127.0.0.1", 8081)
-    admin_token: Annotated[str, AfterValidator(_checked_token), Field(repr=False)] = ""
+    admin_token: Token = ""
     """What callers of the admin API must show; see lb/gate.py."""
     workers: Workers = 1
     """AUTO stands for `auto`: as many as cluster/host.py finds CPUs."""
@@ -258,7 +163,7 @@ class Lb(Section):
     balance: Annotated[Balance, Field(strict=False)] = Balance.LEAST_CONNECTIONS
     cookie: Cookie = Cookie()
     health: Health = Health()
-    trusted_proxies: tuple[Annotated[str, AfterValidator(_checked_network)], ...] = Field(default=(), strict=False)
+    trusted_proxies: tuple[Network, ...] = Field(default=(), strict=False)
     proxy_protocol: bool = False
     """Connections from `trusted_proxies` begin with a PROXY protocol header, version 1 or 2."""
     max_connections: Annotated[int, Field(ge=0)] = 0
@@ -280,12 +185,12 @@ class Nodes(Section):
 
     local: Annotated[int, Field(ge=0, le=1024)] = 3
     first_port: Annotated[int, Field(ge=1, le=65535)] = 3000
-    host: Annotated[str, Field(min_length=1), AfterValidator(_checked_host)] = "127.0.0.1"
-    advertise: Annotated[str, AfterValidator(_checked_host)] = ""
-    app: Annotated[str, AfterValidator(_checked_app)] = "node.chat:sio"
-    static: tuple[Annotated[str, AfterValidator(_checked_node_url)], ...] = Field(default=(), strict=False)
+    host: Host = "127.0.0.1"
+    advertise: HostOrNone = ""
+    app: App = "node.chat:sio"
+    static: tuple[NodeUrl, ...] = Field(default=(), strict=False)
     discover: bool = True
-    weights: Annotated[Mapping[str, Weight], AfterValidator(_checked_names)] = Field(default={}, strict=False)
+    weights: Weights = Field(default={}, strict=False)
     max_connections: Annotated[int, Field(ge=0)] = 0
     handshakes_per_s: PerSecond = 2000.0
     heartbeat_s: Seconds = 1.0
