@@ -88,6 +88,22 @@ def memory(pids: Sequence[int]) -> Memory:
     return Memory(fields["Pss"], fields["Rss"])
 
 
+def reset_peaks(pids: Sequence[int]) -> None:
+    """Forget how much memory these processes had at most, so that `peak_kib` begins anew.  Raises BenchmarkError."""
+    for pid in pids:
+        try:
+            Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+        except OSError as exc:
+            raise BenchmarkError(f"/proc/{pid}/clear_refs cannot be written: {exc.strerror}") from None
+
+
+def peak_kib(pids: Sequence[int]) -> int:
+    """Return how much memory (RSS, KiB) these processes had at most, each by itself.  Raises BenchmarkError."""
+    return sum(
+        int(line.split()[1]) for pid in pids for line in _proc(pid, "status").splitlines() if line.startswith("VmHWM")
+    )
+
+
 def machine() -> dict[str, str]:
     """Return what a figure is worthless without: machine, versions, commit, date."""
     models = [line for line in Path("/proc/cpuinfo").read_text("utf-8").splitlines() if line.startswith("model name")]
@@ -100,13 +116,13 @@ def machine() -> dict[str, str]:
     }
 
 
-def version_of(command: Sequence[str]) -> str:
-    """Return the last line that a program's version option prints."""
+def version_of(command: Sequence[str], line: int = -1) -> str:
+    """Return one line, the last if not said otherwise, of what a program's version option prints."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     except OSError as exc:
         raise BenchmarkError(f"{command[0]} cannot be started: {exc.strerror}") from None
-    return (done.stdout + done.stderr).strip().rpartition("\n")[2]
+    return (done.stdout + done.stderr).strip().split("\n")[line]
 
 
 def allow_descriptors(needed: int) -> None:
