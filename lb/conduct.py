@@ -1,7 +1,8 @@
 """How a node treats the clients that are sent to it, and when it is given none for a while.  Pure.
 
 Probes find a node that is ill for everybody.  One that answers probes and fails clients is found only by those: too
-many failures in a row, and it is left alone, for longer each time.
+many failures in a row, and it is left alone, for longer each time.  So is one that falls and rises again and again:
+each of its falls costs those something who are on their way there.
 """
 
 from __future__ import annotations
@@ -11,16 +12,26 @@ from dataclasses import dataclass
 FORGIVEN_S = 60.0
 """For each minute without another ejection, one that was before no longer counts."""
 
+FREE_FALLS = 2
+"""So many falls, each forgiven in a minute too, cost a node nothing: it was restarted, perhaps twice."""
+
 MOST_DOUBLINGS = 20
 
 
 @dataclass(frozen=True)
 class Rules:
-    """`after` failures in a row eject a node (0: never) for `first_s`, twice as long each time, up to `most_s`."""
+    """`after` failures in a row eject a node for `first_s`, twice as long each time, up to `most_s`.
+
+    0: nothing does, nor is one kept out that falls too often.
+    """
 
     after: int = 0
     first_s: float = 5.0
     most_s: float = 300.0
+
+    def seconds(self, before: int) -> float:
+        """Return how long a node is out that was out `before` times lately."""
+        return min(self.most_s, self.first_s * 2.0 ** min(before, MOST_DOUBLINGS))
 
 
 @dataclass(slots=True)
@@ -32,7 +43,12 @@ class Conduct:
     ejections: int = 0
     """Those that still count."""
     until: float = 0.0
-    """When the last ejection is over."""
+    """When its time out is over."""
+    why: str = "failed clients"
+    """What that is for."""
+    falls: int = 0
+    """Those that still count."""
+    fell_at: float = 0.0
 
     def failed(self, now: float, rules: Rules) -> float | None:
         """Count a failure; return for how many seconds that ejects the node, if it does."""
@@ -44,7 +60,20 @@ class Conduct:
         self.failures = 0
         forgiven = int((now - self.until) / FORGIVEN_S) if self.ejections else 0
         self.ejections = max(0, self.ejections - forgiven)
-        seconds = min(rules.most_s, rules.first_s * 2.0 ** min(self.ejections, MOST_DOUBLINGS))
+        seconds = rules.seconds(self.ejections)
         self.ejections += 1
-        self.until = now + seconds
+        self.until, self.why = now + seconds, "failed clients"
+        return seconds
+
+    def fell(self, now: float, rules: Rules) -> float | None:
+        """Count that it was found dead; return how long it must stay out, however well it is, if that is too often."""
+        since = max(self.fell_at, self.until)
+        if self.falls and now > since:
+            self.falls = max(0, self.falls - int((now - since) / FORGIVEN_S))
+        self.falls, self.fell_at = self.falls + 1, now
+        if not rules.after or self.falls <= FREE_FALLS:
+            return None
+        seconds = rules.seconds(self.falls - FREE_FALLS - 1)
+        if now + seconds > self.until:
+            self.until, self.why = now + seconds, f"fell {self.falls} times lately"
         return seconds

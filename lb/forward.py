@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +22,7 @@ from cluster.config import Endpoint, Lb
 from lb.errors import BalancerError, NodeFailed, NodeTooSlow, NoNodeAvailable, NotForwarded, NotReached
 from lb.exchange import Exchange, Sent
 from lb.headers import answer_head, framing, request_head, tokens
-from lb.pool import Pool
+from lb.pool import Node, Pool
 from lb.route import By, Choice, Router
 from lb.strict import check_answer
 from lb.upload import LAST_CHUNK, Upload, chunk, running, whole
@@ -102,7 +102,8 @@ class Forwarder:
             try:
                 with self._pool.carrying(choice.node), self._upstream.holding(link):
                     async with self._sent(exchange, link, chunked=chunked, websocket=websocket) as upload:
-                        answer = Answer(choice, link, *await self._head(exchange, link, upload), upload)
+                        with self._while_alive(exchange, choice.node, link):
+                            answer = Answer(choice, link, *await self._head(exchange, link, upload), upload)
                         yield answer
                         return
             except (NodeFailed, NodeTooSlow) as exc:
@@ -180,6 +181,12 @@ class Forwarder:
             return nullcontext()
         link.write(head)
         return running(Upload(exchange.body, link, chunked=chunked, idle_timeout_s=self._idle_timeout_s))
+
+    def _while_alive(self, exchange: Exchange, node: Node, link: Link) -> AbstractContextManager[None]:
+        """Wait no longer than the node lives, if the request can be made elsewhere: a session cannot."""
+        if exchange.method in _SAFE and exchange.body.at_eof() and not exchange.client.sid:
+            return self._upstream.awaiting(node, link)
+        return nullcontext()
 
     async def _head(
         self, exchange: Exchange, link: Link, upload: Upload | None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -166,8 +167,9 @@ class Health:
             watch.skipped(began)
             return
         self._starved = False
-        if node.answers != found.answers:
-            node.answers = found.answers
+        answers = found.answers or found.is_well
+        if node.answers is not answers:
+            node.answers = answers
             self._pool.muster()
         if found.leaving:
             watch.skipped(began)
@@ -192,7 +194,7 @@ class Health:
         if watch.passed(began) is not Signal.RISE or node.said in (State.JOINING, State.DRAINING):
             return
         if node.state is State.DOWN and (wait_s := node.conduct.until - began) > 0:
-            node.reason = f"answers its probes, but failed clients: {wait_s:.0f} s to go"
+            node.reason = f"answers its probes, but {node.conduct.why}: {math.ceil(wait_s)} s to go"
             return
         if node.state is State.DRAINING and node.drain is None:
             # A probe heard that it leaves, and its record does not say so: this is the process that came after it.

@@ -81,7 +81,7 @@ class Node:
     drain: Drain | None = None
     """An operator wants it to have no new clients."""
     answers: bool = False
-    """It answered its last probe, however badly: it is not dead."""
+    """It answered its last probe, however badly, and was reached ever since: it is not dead."""
     degraded: bool = False
     """It says that it does not reach Redis."""
     cut_off: bool = False

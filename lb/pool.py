@@ -111,16 +111,30 @@ class Pool:
             times = self.terms.rules.after
             self.signal(node, Signal.EJECT, f"{times} in a row failed there, for {seconds:g} s; the last: {reason}")
 
+    def unreachable(self, node: Node, reason: str) -> None:
+        """No connection to `node` came up: it is dead until a probe says otherwise."""
+        self.failed(node, reason)
+        node.answers = False
+        self.signal(node, Signal.FALL, reason)
+        self.muster()  # it may have been down before, and in use because it answered
+
     def served(self, node: Node) -> None:
         """Somebody who was sent to `node` was served."""
         node.conduct.failures = 0
 
     def signal(self, node: Node, signal: Signal, reason: str) -> None:
         """Let `signal` happen to `node`; the table in cluster/member.py says what becomes of it."""
+        if signal is Signal.GONE:
+            node.answers = False
         before, node.state = node.state, NEXT[node.state, signal]
         if node.state is before:
             return
-        node.reason, node.since = reason, self.clock()
+        now = self.clock()
+        if signal is Signal.FALL and before in (State.READY, State.EJECTED):
+            seconds = node.conduct.fell(now, self.terms.rules)
+            if seconds is not None:
+                reason = f"{reason}; it {node.conduct.why}: out for {seconds:g} s at least"
+        node.reason, node.since = reason, now
         if node.state is State.READY:
             node.handoff_broken = False  # it is another process, or was repaired
             self._begin_slowly(node)

@@ -62,9 +62,7 @@ class Router:
         for node in known:
             if node.name == client.session and node.is_reachable and node.name not in tried:
                 return self._choice(node, By.SID, client)
-        ready = [node for node in known if node.takes_new and node.name not in tried]
-        if not ready:
-            raise NoNodeAvailable(known=len(known), tried=len(tried))
+        ready = _ready(known, tried)
         return self._placed(ready, client)
 
     def place(self, nodes: Iterable[Node], client: Client, now: float, tried: Collection[str] = ()) -> Choice | None:
@@ -73,9 +71,7 @@ class Router:
         Raises NoNodeAvailable.
         """
         known = list(nodes)
-        ready = [node for node in known if node.takes_new and node.name not in tried]
-        if not ready:
-            raise NoNodeAvailable(known=len(known), tried=len(tried))
+        ready = _ready(known, tried)
         free = [node for node in ready if node.has_room(now)]
         if not free:
             return None
@@ -96,3 +92,14 @@ class Router:
 
     def _choice(self, node: Node, by: By, client: Client) -> Choice:
         return Choice(node, by, stick=self.cookies and client.cookie != node.name)
+
+
+def _ready(known: Sequence[Node], tried: Collection[str]) -> Sequence[Node]:
+    """Return the nodes that take new clients, but for `tried`.  Raises NoNodeAvailable."""
+    ready = [node for node in known if node.takes_new and node.name not in tried]
+    if not ready:
+        raise NoNodeAvailable(known=len(known), tried=len(tried))
+    if not tried:
+        return ready
+    # One failure a client need not notice; to send it from one sick node to the next would make that an error.
+    return [node for node in ready if not node.recruited] or ready

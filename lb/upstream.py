@@ -19,7 +19,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError, RawResponseMessage
 from aiohttp.streams import StreamReader
 
-from cluster.member import Signal
+from cluster.member import State
 from lb.errors import OUR_LIMITS, NodeFailed, NodeUnreachable, OutOfResources
 from lb.keepalive import keep_alive
 from lb.pool import Node, Pool
@@ -45,11 +45,13 @@ class ConnectMetrics(Protocol):
 class Link:
     """One connection to one node, for one exchange at a time."""
 
-    __slots__ = ("_handler", "address", "idle_since", "keep", "reused")
+    __slots__ = ("_handler", "address", "fault", "idle_since", "keep", "reused")
 
     def __init__(self, handler: ResponseHandler, address: tuple[str, int]) -> None:
         self._handler = handler
         self.address = address
+        self.fault = ""
+        """Why we gave it up, if we did."""
         self.reused = False
         self.keep = False
         """Whether it may be used again: set when an exchange ended as it should."""
@@ -82,7 +84,7 @@ class Link:
         try:
             return await self._handler.read()
         except (ClientError, HttpProcessingError, OSError) as exc:
-            raise NodeFailed(f"no answer: {exc or type(exc).__name__}") from None
+            raise NodeFailed(f"no answer: {self.fault or exc or type(exc).__name__}") from None
 
     @property
     def is_reusable(self) -> bool:
@@ -105,6 +107,11 @@ class Link:
         """Close at once, whatever is still unsent; no-op once detached."""
         self._handler.abort()
 
+    def give_up(self, fault: str) -> None:
+        """Close at once; who waits for the answer is told of `fault`."""
+        self.fault = fault
+        self.close()
+
 
 class Upstream:
     """All connections of this worker to nodes.  `close` ends those that wait for reuse."""
@@ -115,8 +122,10 @@ class Upstream:
         self._connect_timeout_s = connect_timeout_s
         self._loop = asyncio.get_running_loop()
         self._idle: dict[tuple[str, int], list[Link]] = {}
+        self._awaited: dict[Node, set[Link]] = {}
         self._purge: asyncio.TimerHandle | None = None
         self._silent_until = 0.0
+        pool.watchers.append(self._on_node)
 
     async def reach(self, route: Callable[[set[str]], Choice], tried: set[str], *, fresh: bool) -> tuple[Choice, Link]:
         """Connect to the node that `route` chooses, or to the next one; those that failed are added to `tried`.
@@ -131,8 +140,7 @@ class Upstream:
             except NodeUnreachable as exc:
                 log.warning("node unreachable", extra={"node": node.name, "reason": str(exc)})
                 self._metrics.connect_failed(node.name)
-                self._pool.failed(node, str(exc))
-                self._pool.signal(node, Signal.FALL, str(exc))
+                self._pool.unreachable(node, str(exc))
                 tried.add(node.name)
             else:
                 return choice, link
@@ -167,6 +175,32 @@ class Upstream:
             else:
                 link.close()
 
+    @contextmanager
+    def awaiting(self, node: Node, link: Link) -> Iterator[None]:
+        """Wait for the answer of `node` on `link` only for as long as the node is not found dead.
+
+        For requests that can be made again: a node that hangs is found by its probes long before
+        `lb.answer_timeout_s` is over.
+        """
+        links = self._awaited.setdefault(node, set())
+        links.add(link)
+        try:
+            yield
+        finally:
+            links.discard(link)
+            if not links and self._awaited.get(node) is links:
+                del self._awaited[node]
+
+    def _on_node(self, node: Node) -> None:
+        """Hear from the pool that `node` changed."""
+        if node.state is not State.DOWN or node.answers:
+            return
+        for link in self._awaited.pop(node, set()):
+            link.give_up(f"found dead meanwhile: {node.reason}")
+        # It may come back before they are stale, and the other end of the network have forgotten them.
+        for link in self._idle.pop((node.host, node.port), []):
+            link.close()
+
     def _tell_what_to_raise(self, number: int) -> None:
         now = self._loop.time()
         if now >= self._silent_until:
@@ -181,6 +215,8 @@ class Upstream:
 
     def close(self) -> None:
         """Close every connection that waits for reuse."""
+        if self._on_node in self._pool.watchers:
+            self._pool.watchers.remove(self._on_node)
         if self._purge is not None:
             self._purge.cancel()
             self._purge = None

@@ -12,7 +12,7 @@ from cluster.config import Config
 from cluster.config import Health as Settings
 from cluster.member import Signal, State
 from lb.canary import Canary
-from lb.conduct import Rules
+from lb.conduct import FREE_FALLS, Rules
 from lb.health import Health
 from lb.pool import Change, Node, Pool
 from lb.terms import Terms
@@ -108,6 +108,43 @@ def test_a_node_that_answers_probes_badly_is_used_where_nobody_else_is_and_a_dea
             sick.status = 200
             await is_in(one, State.READY)
             assert not scene.pool.in_panic
+
+    run(main)
+
+
+def test_nodes_that_are_kept_out_though_they_are_well_are_used_where_nobody_else_is(run: Run) -> None:
+    """They failed clients, died and are back: that is no reason to turn everybody away for as long as five minutes."""
+
+    async def main() -> None:
+        scene = Scene(percent=50)
+        scene.pool.terms = Terms(rules=Rules(after=2, first_s=60), panic_percent=50)
+        async with socketio_node() as a, socketio_node() as b, scene.watched(a, b) as nodes:
+            for node in nodes:
+                scene.fail(node)
+                scene.pool.unreachable(node, "connection refused")
+                assert not node.takes_new
+            await eventually(lambda: all(node.takes_new for node in nodes))
+            assert all(node.state is State.DOWN for node in nodes)
+            assert scene.pool.in_panic
+
+    run(main)
+
+
+def test_a_node_that_falls_again_and_again_is_kept_out_though_it_answers(run: Run) -> None:
+    """Each fall costs those something who are on their way there; the event says why it is not back."""
+
+    async def main() -> None:
+        scene = Scene()
+        async with socketio_node() as real, scene.watched(real) as (node,):
+            for _ in range(FREE_FALLS):
+                scene.pool.unreachable(node, "connection refused")
+                await is_in(node, State.READY)
+            scene.pool.unreachable(node, "connection refused")
+            assert node.reason == "connection refused; it fell 3 times lately: out for 0.4 s at least"
+            until = node.conduct.until
+            await eventually(lambda: node.reason == "answers its probes, but fell 3 times lately: 1 s to go")
+            await is_in(node, State.READY)
+            assert node.since >= until
 
     run(main)
 

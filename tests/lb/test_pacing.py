@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lb.conduct import FORGIVEN_S, Conduct, Rules
+from lb.conduct import FORGIVEN_S, FREE_FALLS, Conduct, Rules
 from lb.crowd import ENOUGH, REMEMBERED, Crowd
 from lb.pacing import BURST_S, Pace
 
@@ -90,6 +90,41 @@ def test_time_without_another_ejection_is_forgiving() -> None:
 def test_nobody_is_ejected_where_that_is_off() -> None:
     """`after` is 0."""
     assert all(Conduct().failed(float(now), Rules(after=0)) is None for now in range(100))
+
+
+def test_a_node_that_falls_again_and_again_stays_out_for_longer_each_time() -> None:
+    """The first two cost it nothing: it was restarted, and once more."""
+    conduct, now, seconds = Conduct(), 100.0, []
+    for _ in range(7):
+        seconds.append(conduct.fell(now, RULES))
+        now = max(now + 1, conduct.until)
+    assert seconds == [None, None, 5, 10, 20, 30, 30]
+    assert conduct.why == "fell 7 times lately"
+    assert conduct.fell(now + FORGIVEN_S * 10, RULES) is None, "falls are forgiven as ejections are"
+
+
+def test_time_that_a_node_must_stay_out_is_no_good_conduct() -> None:
+    """Only what comes behind it is."""
+    conduct = Conduct()
+    for now in range(FREE_FALLS + 4):
+        conduct.fell(100.0 + now, RULES)
+    assert conduct.until == 135
+    assert conduct.fell(136, RULES) == 30
+    assert conduct.fell(conduct.until + 2 * FORGIVEN_S, RULES) == 30
+    assert conduct.fell(conduct.until + 3 * FORGIVEN_S, RULES) == 10
+
+
+def test_a_fall_does_not_shorten_an_ejection() -> None:
+    """The longer of both counts."""
+    conduct = Conduct(falls=FREE_FALLS, fell_at=100, until=200)
+    assert conduct.fell(101, RULES) == 5
+    assert (conduct.until, conduct.why) == (200, "failed clients")
+
+
+def test_falls_are_not_counted_where_ejection_is_off() -> None:
+    """`after` is 0."""
+    conduct = Conduct()
+    assert all(conduct.fell(float(now), Rules(after=0)) is None for now in range(100))
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(0, 400)), max_size=300))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cluster.member import NEXT, NodeRecord, Signal, State
 from lb.pool import Change, Node, Path, Pool
+from lb.terms import Terms
 
 
 class Clock:
@@ -280,3 +281,20 @@ def test_whatever_happens_the_pool_stays_in_order(story: Story) -> None:
 def test_every_state_and_signal_has_an_outcome() -> None:
     """A missing pair would be a KeyError in production."""
     assert set(NEXT) == set(itertools.product(State, Signal))
+
+
+def test_a_node_that_cannot_be_reached_or_is_gone_is_dead_whatever_it_answered_before() -> None:
+    """In panic those are used that live."""
+    for ends in ("unreachable", "gone"):
+        scene = Scene()
+        scene.pool.terms = Terms(panic_percent=50)
+        node = scene.pool.add_static("10.0.0.5", 3000)
+        node.answers = True
+        scene.pool.signal(node, Signal.FALL, "GET /healthz answered 500")
+        assert node.takes_new
+        if ends == "gone":
+            scene.pool.signal(node, Signal.GONE, "its lease ended")
+            scene.pool.muster()
+        else:
+            scene.pool.unreachable(node, "connection refused")
+        assert (node.takes_new, scene.pool.in_panic) == (False, False)

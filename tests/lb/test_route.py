@@ -172,3 +172,18 @@ def test_every_policy_takes_the_only_node(balance: Balance) -> None:
     """And never looks at anything else."""
     only = node("a", tunnels=5)
     assert policy_of(balance)([only], "192.0.2.1") is only
+
+
+def test_whoever_failed_once_is_sent_to_a_node_that_is_well() -> None:
+    """In panic all nodes are used that live; from one sick node to the next, a failure would become an error."""
+    sick = [node("a", State.EJECTED), node("b", State.EJECTED)]
+    for each in sick:
+        each.recruited = True
+    nodes = [*sick, node("c", tunnels=50)]
+    chosen = router()
+    assert chosen.route(nodes, client()).node.name in ("a", "b")
+    assert chosen.route(nodes, client(), ["a"]).node.name == "c"
+    placed = chosen.place(nodes, client(), 0.0, ["a"])
+    assert placed is not None
+    assert placed.node.name == "c"
+    assert chosen.route(nodes, client(), ["a", "c"]).node.name == "b"
