@@ -1,6 +1,6 @@
 """What does plain HTTP cost?  Our balancer beside nginx, HAProxy and a naive aiohttp proxy in one run, one worker each.
 
-    python benchmarks/http.py [--rounds 5] [--seconds 5] [--only requests] [--proxies flotilla,naive] [--json FILE]
+    python benchmarks/http.py [--rounds 10] [--seconds 2] [--only requests] [--proxies flotilla,naive] [--json FILE]
 
 Small answers over kept connections, and long bodies either way, with a length and chunked, read fast and slowly.
 
@@ -40,6 +40,7 @@ STREAMS = tuple(
     for framing in (LENGTH, CHUNKED)
     for reader in (FAST, SLOW)
 )
+WARM_UP_S = 0.5
 CPU_BUDGET = 0.4
 """What the median of flotilla / naive may be."""
 
@@ -131,7 +132,7 @@ def _rounds(options: argparse.Namespace, programs: Programs) -> list[Round]:
 
 def _ask(peer: Peer, options: argparse.Namespace) -> RequestResult:
     command = [*_load(REQUESTS, peer), "--connections", str(options.connections), "--seconds", str(options.seconds)]
-    warmup_s = min(1.0, options.seconds)
+    warmup_s = min(WARM_UP_S, options.seconds)
     return RequestResult(**found_by([*command, "--warmup", str(warmup_s)], options.seconds + warmup_s))
 
 
@@ -228,8 +229,8 @@ def _some_of(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks/http.py", description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
-    add("--rounds", type=whole(1), default=5, help="one after the other, order rotated [5]")
-    add("--seconds", type=seconds, default=5.0, help="measured per proxy and round [5]")
+    add("--rounds", type=whole(1), default=10, help="one after the other, order rotated [10]")
+    add("--seconds", type=seconds, default=2.0, help="measured per proxy and round [2]")
     add("--connections", type=whole(1), default=64, help="kept open, one request under way on each [64]")
     add("--only", type=_some_of(QUESTIONS), default=QUESTIONS, metavar="A,B", help=f"of {','.join(QUESTIONS)} [all]")
     add("--proxies", type=_some_of(PROXIES), default=PROXIES, metavar="A,B", help=f"of {','.join(PROXIES)} [all]")

@@ -60,6 +60,7 @@ class Backend(asyncio.Protocol):
                 self._download.go_on()
             elif head.startswith(b"POST "):
                 self._upload = Upload(self._transport, head.decode("latin-1").lower(), self._uploaded)
+                self._pending = b""
                 self._upload.feed(data)
                 return
             else:
