@@ -1,7 +1,8 @@
 """Operators' orders to drain nodes: where they are kept, so that everybody obeys them, restarts included.
 
 In Redis they are one hash, which every balancer reads with the registry and every node with its heartbeat.  A copy in
-the run directory is what a worker that starts obeys from its first moment on, and all there is without Redis.
+the run directory is what a worker that starts obeys from its first moment on; without Redis it is all there is, and
+what the nodes of the stack read, too.
 """
 
 from __future__ import annotations
@@ -15,15 +16,14 @@ import redis.asyncio as redis
 
 from cluster.config import NO_REDIS, Config
 from cluster.keys import Keys
-from cluster.member import BadRecord, Drain
+from cluster.member import Drain
 from cluster.orders import Orders
 from cluster.redis_link import connection
 from cluster.rundir import RunDir
+from cluster.written_orders import WrittenOrders
 from lb.pool import Pool
 
 log = logging.getLogger(__name__)
-
-REPORT = "drains"
 
 LOOK_S = 0.5
 """Without Redis: how often a worker looks whether another one has written an order."""
@@ -36,7 +36,7 @@ class Drains:
         self._pool = pool
         self._config = config
         self._keys = Keys(config.cluster)
-        self._run_dir = run_dir
+        self._copy = WrittenOrders(run_dir)
         self._wall = wall
         self._obey_copy()
 
@@ -64,36 +64,47 @@ class Drains:
         nodes = self._config.nodes
         seconds = nodes.drain_s if drain_s is None else drain_s
         drain = Drain(since=self._wall(), drain_s=seconds, close_per_s=nodes.close_per_s)
-        if self._config.redis != NO_REDIS:
-            async with connection(self._config.redis) as link:
-                await Orders(link, self._keys).give(node, drain)
+        if self._config.redis == NO_REDIS:
+            self._write(node, drain)
+            return drain
+        async with connection(self._config.redis) as link:
+            await Orders(link, self._keys).give(node, drain)
         self._obey({**self._pool.drains, node: drain})
         return drain
 
     async def lift(self, node: str) -> None:
         """Take the order to `node` back.  Raises one of REDIS_AWAY, or OSError: then it stands."""
-        if self._config.redis != NO_REDIS:
-            async with connection(self._config.redis) as link:
-                await Orders(link, self._keys).lift(node)
-        self._obey({name: drain for name, drain in self._pool.drains.items() if name != node})
+        if self._config.redis == NO_REDIS:
+            self._write(node, None)
+            return
+        async with connection(self._config.redis) as link:
+            await Orders(link, self._keys).lift(node)
+        self._obey(_with(self._pool.drains, node, None))
+
+    def _write(self, node: str, drain: Drain | None) -> None:
+        """Without Redis: write the order to `node`, or that there is none.  Raises OSError: then all is as it was."""
+        with self._copy.alone():
+            written = self._copy.all()
+            drains = _with(self._pool.drains if written is None else written, node, drain)
+            self._copy.write(drains)
+        self._pool.ordered(drains)
 
     def _obey(self, drains: Mapping[str, Drain]) -> None:
         if drains == self._pool.drains:
             return
         try:
-            self._run_dir.publish(REPORT, {name: drain.to_json() for name, drain in drains.items()})
+            self._copy.write(drains)
         except OSError as exc:
-            if self._config.redis == NO_REDIS:
-                raise  # the other workers would not obey
             log.warning("orders not written", extra={"reason": str(exc)})
         self._pool.ordered(drains)
 
     def _obey_copy(self) -> None:
-        try:
-            written = self._run_dir.report(REPORT) or {}
-            drains = {name: Drain.from_json(text) for name, text in written.items()}
-        except (BadRecord, ValueError, OSError) as exc:
-            log.warning("orders not read", extra={"reason": str(exc)})
-            return
-        if drains != self._pool.drains:
+        drains = self._copy.all()
+        if drains is not None and drains != self._pool.drains:
             self._pool.ordered(drains)
+
+
+def _with(drains: Mapping[str, Drain], node: str, drain: Drain | None) -> dict[str, Drain]:
+    """Return `drains` with that of `node` replaced by `drain`, None for none."""
+    rest = {name: other for name, other in drains.items() if name != node}
+    return rest if drain is None else {**rest, node: drain}

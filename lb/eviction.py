@@ -1,7 +1,8 @@
 """Clients of a drained node that cannot be told to send them away: their tunnels end here, little by little.
 
-A node of ours reads its order in Redis and closes its clients with 1001.  One of another make does not know of orders,
-so when its time is over we end what we carry to it; clients see a lost connection, and come back elsewhere.
+A node of ours reads its order and closes its clients with 1001.  One of another make, or on another host without Redis,
+does not know of orders, so when its time is over we end what we carry to it; clients see a lost connection, and come
+back elsewhere.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class Eviction:
     def _due(self) -> Iterator[tuple[Node, float]]:
         for node in self._pool:
             order = node.drain
-            if order is not None and node.record is None and node.tunnels:
+            if order is not None and not node.hears_orders and node.tunnels:
                 if self._wall() >= order.since + order.drain_s:
                     yield node, order.close_per_s
             else:

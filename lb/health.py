@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from cluster import config
 from cluster.member import Signal, State
-from lb.pool import Node, Pool
+from lb.pool import DRAINED, UNDRAINED, Node, Pool
 from lb.probe import Found, probe
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,9 @@ class Health:
         if node.answers is not answers:
             node.answers = answers
             self._pool.muster()
-        if found.leaving:
+        node.leaving = found.leaving
+        # Who drains by order refuses newcomers, us too: that it answers is all that can be asked of it.
+        if found.leaving or (found.answers and node.drain is not None):
             watch.skipped(began)
             if node.state is State.DOWN and node.drain is not None:
                 # It obeys, and lives: what it still has, or had when we lost sight of it, is served.
@@ -197,8 +199,12 @@ class Health:
             node.reason = f"answers its probes, but {node.conduct.why}: {math.ceil(wait_s)} s to go"
             return
         if node.state is State.DRAINING and node.drain is None:
-            # A probe heard that it leaves, and its record does not say so: this is the process that came after it.
-            self._pool.signal(node, Signal.GONE, "replaced by a new process")
+            if node.reason == DRAINED:
+                # The order was taken back before it knew.
+                self._pool.signal(node, Signal.UNDRAIN, UNDRAINED)
+            else:
+                # A probe heard that it leaves, and its record does not say so: this is the process that came after it.
+                self._pool.signal(node, Signal.GONE, "replaced by a new process")
         self._pool.signal(node, Signal.RISE, "answers its probes")
 
     def _judge_link(self, node: Node, watch: Watch, *, degraded: bool) -> None:

@@ -63,6 +63,8 @@ class Node:
     """Those of the report before: it may have been written while they were still on their way."""
     configured: tuple[str, int] | None = None
     """Host and port that the configuration gives, if it names this node."""
+    local: bool = False
+    """Our own stack runs it."""
     former_names: tuple[str, ...] = ()
     """Names that it had in this pool before; see `Pool.rename`."""
     weight: float = 1.0
@@ -80,6 +82,8 @@ class Node:
     conduct: Conduct = field(default_factory=Conduct)
     drain: Drain | None = None
     """An operator wants it to have no new clients."""
+    leaving: bool = False
+    """It answered its last probe that it drains."""
     answers: bool = False
     """It answered its last probe, however badly, and was reached ever since: it is not dead."""
     degraded: bool = False
@@ -125,8 +129,15 @@ class Node:
 
     @property
     def said(self) -> State:
-        """The state that it gives itself; a node that says nothing of itself is ready."""
-        return State.READY if self.record is None else self.record.state
+        """The state that it gives itself: in its record, or else to a probe.  One that says nothing is ready."""
+        if self.record is not None:
+            return self.record.state
+        return State.DRAINING if self.leaving else State.READY
+
+    @property
+    def hears_orders(self) -> bool:
+        """Whether it reads an order to drain itself: in Redis, or where our own stack writes them without one."""
+        return self.record is not None or self.local
 
     @property
     def is_sick(self) -> bool:

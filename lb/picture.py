@@ -26,6 +26,7 @@ def add_configured(pool: Pool, config: Config, run_dir: Path | None = None) -> N
     nodes = config.nodes
     for port in config.local_ports:
         node = pool.add_static(reached_at(nodes.host), port, slot_name(port, private_redis=config.has_private_redis))
+        node.local = True
         if run_dir is not None:
             node.handoff = str(socket_path(run_dir, node.name))
     for url in nodes.static:

@@ -127,6 +127,8 @@ class Pool:
         if signal is Signal.GONE:
             node.answers = False
         before, node.state = node.state, NEXT[node.state, signal]
+        if node.state is State.READY and node.drain is not None:
+            node.state, signal, reason = NEXT[node.state, Signal.DRAIN], Signal.DRAIN, DRAINED
         if node.state is before:
             return
         now = self.clock()
@@ -135,14 +137,13 @@ class Pool:
             if seconds is not None:
                 reason = f"{reason}; it {node.conduct.why}: out for {seconds:g} s at least"
         node.reason, node.since = reason, now
-        if node.state is State.READY:
+        if before is State.DOWN or node.state is State.READY:
             node.handoff_broken = False  # it is another process, or was repaired
+        if node.state is State.READY:
             self._begin_slowly(node)
         self.on_change(Change(node.name, before, node.state, signal, reason, node.since))
         self.muster()
         self._tell(node)
-        if node.state is State.READY and node.drain is not None:
-            self.signal(node, Signal.DRAIN, DRAINED)
 
     def muster(self) -> None:
         """See whether so few nodes are well that those must help that live and are not: better badly than not at all.

@@ -25,16 +25,18 @@ from cluster.member import NodeRecord
 from cluster.orders import Orders
 from cluster.redis_link import REDIS_AWAY, connection, reason_of, without_password
 from cluster.registry import Registry
+from cluster.rundir import RunDir
 from cluster.secret import agree_on_secret
 from cluster.tag import tag_of
 from cluster.version import version
+from cluster.written_orders import WrittenOrders
 from node.adoption import Adoption
 from node.announce import SIGN_OFF_S, Announcer, advertised_host, report_metrics
 from node.arrival import finish_adopted
 from node.company import Company
 from node.directory import RedisDirectory
 from node.door import Door, listen
-from node.draining import Draining
+from node.draining import Draining, OrderBook
 from node.healthz import add_healthz
 from node.loading import one_line, users_traceback
 from node.presence import Presence
@@ -152,8 +154,14 @@ class _Node:
             lease_s=nodes.lease_s,
             forgotten=self._presence.forgotten,
         )
-        orders = None if link is None else Orders(link, self.keys)
-        self._draining = Draining(info.name, sio, self._announcer, orders, nodes)
+        self._draining = Draining(info.name, sio, self._announcer, self._orders(), nodes)
+
+    def _orders(self) -> OrderBook | None:
+        """Where operators' orders to drain are read: in Redis, or else where our supervisor's workers write them."""
+        if self._link is not None:
+            return Orders(self._link, self.keys)
+        run_dir = self._options.run_dir
+        return None if run_dir is None else WrittenOrders(RunDir(run_dir))
 
     def join(self, secret: bytes) -> None:
         """Be one of several."""

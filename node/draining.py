@@ -12,10 +12,10 @@ import math
 import random
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 from cluster.config import Nodes
 from cluster.member import Drain, State
-from cluster.orders import Orders
 from cluster.redis_link import REDIS_AWAY, reason_of
 from node.adoption import Adoption
 from node.announce import SIGN_OFF_S, Announcer
@@ -50,6 +50,17 @@ class Allowance:
         return int(owed)
 
 
+class OrderBook(Protocol):
+    """Where orders are read: cluster/orders.py, or without Redis cluster/written_orders.py."""
+
+    async def of(self, node: str, before: Drain | None = None) -> Drain | None:
+        """Return the order to `node`, None if there is none; `before` where that cannot be known.
+
+        May raise one of REDIS_AWAY.
+        """
+        ...
+
+
 class Draining:
     """Lets the node `name` with the application `sio` drain, and serve again.  Without `orders` nobody can order it."""
 
@@ -61,7 +72,7 @@ class Draining:
         name: str,
         sio: Server,
         announcer: Announcer,
-        orders: Orders | None,
+        orders: OrderBook | None,
         nodes: Nodes,
         wall: Callable[[], float] = time.time,
     ) -> None:
@@ -90,14 +101,14 @@ class Draining:
             group.create_task(self._follow(self._orders))
             group.create_task(self._obey(group))
 
-    async def _follow(self, orders: Orders) -> None:
+    async def _follow(self, orders: OrderBook) -> None:
         while True:
             await asyncio.sleep(self._heartbeat_s * random.uniform(0.9, 1.0))
             before, self._order = self._order, await self._asked(orders)
             if (before is None) is not (self._order is None):
                 await self._enter()
 
-    async def _asked(self, orders: Orders) -> Drain | None:
+    async def _asked(self, orders: OrderBook) -> Drain | None:
         try:
             return await orders.of(self._name, self._order)
         except REDIS_AWAY as exc:

@@ -10,6 +10,7 @@ import aiohttp
 from tests.support.clients import WEBSOCKET, python_crowd
 from tests.support.commands import lb, runtime_directory
 from tests.support.stack import Stack, running_stack
+from tests.support.valkey import Valkey
 from tests.support.waiting import eventually
 
 
@@ -45,7 +46,7 @@ def test_a_drained_node_gets_nobody_whichever_worker_is_asked_and_whatever_dies(
                 await eventually(drains)
                 for _ in range(6):
                     await crowd.connect(stack.url, WEBSOCKET)
-                await eventually(lambda: _clients(stack), what="all clients are counted")
+                await eventually(lambda: _counts(stack, 6), what="all clients are counted")
                 assert (await stack.node_on(stack.ports[0]))["connections"] == 0
 
                 pid = (await stack.node_on(stack.ports[0]))["pid"]
@@ -63,8 +64,43 @@ def test_a_drained_node_gets_nobody_whichever_worker_is_asked_and_whatever_dies(
     asyncio.run(main())
 
 
-async def _clients(stack: Stack) -> bool:
-    return bool((await stack.node_on(stack.ports[1]))["connections"] == 6)
+def test_an_order_survives_the_stack_where_redis_does(tmp_path: Path, valkey: Valkey) -> None:
+    """Stopped and started again: the node begins drained, gets nobody, and serves when the order is taken back."""
+
+    async def main() -> None:
+        with runtime_directory() as runtime:
+            options = ("--config", tmp_path / "config.yaml")
+            async with running_stack(tmp_path, nodes=2, redis=valkey.url) as stack:
+                drained = (await stack.node_on(stack.ports[0]))["name"]
+                assert (await lb("drain", drained, "--drain-s", "600", *options, runtime=runtime)).status == 0
+                assert await stack.stop() == 0
+            lb_options, nodes = stack.config["lb"], stack.config["nodes"]
+            async with (
+                python_crowd() as crowd,
+                running_stack(tmp_path, 2, nodes, at_first=1, redis=valkey.url, lb=lb_options) as stack,
+            ):
+                await eventually(lambda: _drains(stack, drained))
+                for _ in range(4):
+                    await crowd.connect(stack.url, WEBSOCKET)
+                await eventually(lambda: _counts(stack, 4), what="all clients are counted")
+                assert (await stack.node_on(stack.ports[0]))["connections"] == 0
+                events = (await stack.get("/api/events"))["events"]
+                assert not [each for each in events if each["node"] == drained and each["state"] == "ready"]
+                assert (await lb("undrain", drained, *options, runtime=runtime)).status == 0
+                await eventually(lambda: _serves(stack, drained))
+
+    asyncio.run(main())
+
+
+async def _drains(stack: Stack, name: str) -> bool:
+    """Whether the balancer and the node itself say so."""
+    async with aiohttp.ClientSession() as http, http.get(stack.node_urls[0] + "/healthz") as answer:
+        said = await answer.json()
+    return await _states_of(stack, name) == {"draining"} and said["state"] == "draining"
+
+
+async def _counts(stack: Stack, clients: int) -> bool:
+    return bool((await stack.node_on(stack.ports[1]))["connections"] == clients)
 
 
 async def _replaced(stack: Stack, pid: int) -> bool:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -13,46 +10,11 @@ import pytest
 
 from tests.support.clients import POLLING, UPGRADE, WEBSOCKET, Client, js_crowd, python_crowd
 from tests.support.commands import lb, runtime_directory
+from tests.support.raw_clients import raw_clients
 from tests.support.stack import Stack, running_stack
 from tests.support.waiting import eventually
 
 APP = "tests.support.guests_app:sio"
-
-
-@dataclass
-class Raw:
-    """A client of a WebSocket that the application serves itself.  Told to go, it comes back at once."""
-
-    codes: list[int | None] = field(default_factory=list)
-    nodes: list[str] = field(default_factory=list)
-    """Where it was; empty strings if the endpoint does not say."""
-    heard: int = 0
-
-    async def run(self, http: aiohttp.ClientSession, url: str) -> None:
-        while True:
-            async with http.ws_connect(url) as websocket:
-                self.nodes.append(websocket._response.headers.get("X-Node", ""))
-                await websocket.send_str("x")
-                async for message in websocket:
-                    self.heard += message.data == "x"
-                self.codes.append(websocket.close_code)
-
-
-@asynccontextmanager
-async def raw_clients(url: str, count: int) -> AsyncIterator[list[Raw]]:
-    """Hold `count` clients of each kind of WebSocket."""
-    clients = [Raw() for _ in range(2 * count)]
-    async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as http:
-        ways = ("/aiohttp", "/channel") * count
-        tasks = [asyncio.ensure_future(one.run(http, url + path)) for one, path in zip(clients, ways, strict=True)]
-        try:
-            await eventually(lambda: all(one.heard == 1 for one in clients))
-            yield clients
-        finally:
-            for task in tasks:
-                task.cancel()
-            ended = await asyncio.gather(*tasks, return_exceptions=True)
-    assert all(isinstance(each, asyncio.CancelledError) for each in ended), ended
 
 
 async def _where(client: Client) -> str:
@@ -80,14 +42,14 @@ def test_they_talk_on_and_then_come_back_elsewhere(tmp_path: Path, handoff: str)
                 kinds = [(crowd, transports) for crowd in (js, py) for transports in (POLLING, WEBSOCKET, UPGRADE)]
                 clients = [await crowd.connect(stack.url, way) for crowd, way in kinds for _ in range(5)]
                 homes = [await _where(client) for client in clients]
-                drained = f"n{stack.ports[1]}"
+                drained = raw[0].nodes[0]
+                index = stack.ports.index(int(drained.removeprefix("n")))
                 ours = [client for client, home in zip(clients, homes, strict=True) if home == drained]
                 others = [client for client, home in zip(clients, homes, strict=True) if home != drained]
                 assert len(ours) >= 3
-                assert any(one.nodes[0] == drained for one in raw)
 
                 assert (await lb("drain", drained, "--drain-s", "5", *options, runtime=runtime)).status == 0
-                await eventually(lambda: _says(stack, 1, "draining"))
+                await eventually(lambda: _says(stack, index, "draining"))
                 new = [await js.connect(stack.url, way) for way in (WEBSOCKET, POLLING, UPGRADE)]
                 assert drained not in {await _where(client) for client in new}
                 # Those that it has are served on, also by polls.
@@ -96,7 +58,7 @@ def test_they_talk_on_and_then_come_back_elsewhere(tmp_path: Path, handoff: str)
 
                 await eventually(lambda: all(client.heard.connects == 2 for client in ours), within_s=30)
                 await eventually(lambda: "no client is left" in stack.said())
-                await eventually(lambda: _has_no_tunnel(stack, 1))
+                await eventually(lambda: _has_no_tunnel(stack, index))
                 assert drained not in {await _where(client) for client in ours}
                 await eventually(lambda: all(len(one.nodes) == 1 + len(one.codes) == one.heard for one in raw))
                 assert {code for one in raw for code in one.codes} == {1001}
@@ -105,7 +67,7 @@ def test_they_talk_on_and_then_come_back_elsewhere(tmp_path: Path, handoff: str)
                 assert all(client.heard.connects == 1 and not client.heard.disconnects for client in others + new)
 
                 assert (await lb("undrain", drained, *options, runtime=runtime)).status == 0
-                await eventually(lambda: _says(stack, 1, "ready"))
+                await eventually(lambda: _says(stack, index, "ready"))
                 back = [await py.connect(stack.url, WEBSOCKET) for _ in range(6)]
                 assert drained in {await _where(client) for client in back}
 

@@ -22,8 +22,9 @@ from cluster.orders import Orders
 from cluster.redis_link import REDIS_AWAY, connection
 from cluster.registry import Registry
 from cluster.rundir import RunDir
+from cluster.written_orders import REPORT, WrittenOrders
 from lb.discovery import Discovery
-from lb.drains import REPORT, Drains
+from lb.drains import Drains
 from lb.events import Events
 from lb.operations import Operations
 from lb.pool import Pool
@@ -183,7 +184,7 @@ def test_a_run_directory_that_is_full_stops_no_order_that_redis_has(valkey: Valk
 
     async def main() -> None:
         async with balancer(tmp_path / "a", valkey.url) as one:
-            one.drains._run_dir = RunDir(tmp_path / "nowhere")
+            one.drains._copy = WrittenOrders(RunDir(tmp_path / "nowhere"))
             await one.drains.order("n1")
             assert one.state() is State.DRAINING
         alone = Balancer(configured("none"), RunDir(tmp_path / "nowhere"))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from cluster.member import Drain, NodeRecord
 from lb.eviction import Eviction
 from tests.lb.conftest import Run
@@ -52,13 +54,16 @@ def test_tunnels_stay_for_the_drain_time_and_then_end_at_a_pace(run: Run) -> Non
     run(main)
 
 
-def test_a_node_that_reads_its_order_itself_is_left_to_it(run: Run) -> None:
-    """It closes its clients with a close frame."""
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_node_that_reads_its_order_itself_is_left_to_it(run: Run, announced: bool) -> None:
+    """It closes its clients with a close frame: one that is in the registry, and one of our own stack."""
 
     async def main() -> None:
         async with backend(tunnel_echo) as one, balancer(one.port) as front:
             await opened(front, 3)
-            front.pool.seen([NodeRecord(name="n0", host="127.0.0.1", port=one.port, incarnation="i")])
+            if announced:
+                front.pool.seen([NodeRecord(name="n0", host="127.0.0.1", port=one.port, incarnation="i")])
+            front.node().local = not announced
             eviction = asyncio.ensure_future(Eviction(front.pool, front.front.close_some).run())
             front.pool.ordered({"n0": order(0.0, 1000.0)})
             await lastingly(lambda: front.node().tunnels == 3, 1.3)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from cluster.config import Health as Settings
 from cluster.member import Drain, NodeRecord, Signal, State
 from lb.health import SOON_S, SPREAD, Health, Watch
-from lb.pool import Change, Node, Pool
+from lb.pool import DRAINED, UNDRAINED, Change, Node, Pool
 from lb.probe import Found
 from tests.lb.conftest import Run
 from tests.support.ports import free_port
@@ -366,6 +366,48 @@ def test_a_node_that_obeys_an_order_and_was_down_serves_those_that_it_has_again(
             await is_in(node, State.DRAINING)
             assert node.is_reachable
             assert not node.takes_new
+
+    run(main)
+
+
+def test_a_drained_node_that_answers_anything_serves_those_that_it_has(run: Run) -> None:
+    """It refuses newcomers, among them the probe of an application whose /healthz says nothing of draining."""
+
+    async def main() -> None:
+        scene, prober = Scene(), Prober()
+        async with scene.watched(QUICK, prober) as pool:
+            node = pool.add_static("127.0.0.1", 3000, "n3000")
+            await is_in(node, State.READY)
+            pool.ordered({"n3000": Drain(since=0.0, drain_s=60.0, close_per_s=1.0)})
+            prober.found[3000] = Found("WebSocket upgrade of /socket.io/ answered 503", answers=True)
+            before = len(prober.times[3000])
+            await eventually(lambda: len(prober.times[3000]) > before + 4)
+            assert node.state is State.DRAINING
+            prober.found[3000] = Found("connection refused")
+            await is_in(node, State.DOWN)
+
+    run(main)
+
+
+def test_without_a_record_an_order_is_over_when_the_node_says_so(run: Run) -> None:
+    """It hears later than we that the order was taken back: no way out and in again, and no wrong reason."""
+
+    async def main() -> None:
+        scene, prober = Scene(), Prober()
+        async with scene.watched(QUICK, prober) as pool:
+            node = pool.add_static("127.0.0.1", 3000, "n3000")
+            await is_in(node, State.READY)
+            pool.ordered({"n3000": Drain(since=0.0, drain_s=60.0, close_per_s=1.0)})
+            prober.found[3000] = Found("GET /healthz answered 503: draining", leaving=True)
+            await eventually(lambda: node.leaving)
+            pool.ordered({})
+            before = len(prober.times[3000])
+            await eventually(lambda: len(prober.times[3000]) > before + 1)
+            assert node.state is State.DRAINING
+            prober.found[3000] = Found()
+            await is_in(node, State.READY)
+        assert scene.path_of("n3000") == [State.READY, State.DRAINING, State.JOINING, State.READY]
+        assert [change.reason for change in scene.changes][1:3] == [DRAINED, UNDRAINED]
 
     run(main)
 

@@ -109,9 +109,13 @@ def stack_config(nodes: int, **sections: Any) -> dict[str, Any]:
 
 @asynccontextmanager
 async def running_stack(
-    directory: Path, nodes: int = 3, node_options: Mapping[str, Any] | None = None, **sections: Any
+    directory: Path,
+    nodes: int = 3,
+    node_options: Mapping[str, Any] | None = None,
+    at_first: int | None = None,
+    **sections: Any,
 ) -> AsyncIterator[Stack]:
-    """Run a stack until the block ends; wait for all its nodes first.
+    """Run a stack until the block ends; wait first for all its nodes, or `at_first` of them, to be ready.
 
     `directory` gets its configuration and its log; `node_options` override the section `nodes`.
     Afterwards no process and no file of it may be left.
@@ -137,7 +141,8 @@ async def running_stack(
         )
     stack = Stack(process, config, log)
     try:
-        await eventually(lambda: _all_ready(stack, nodes), within_s=30, what=f"{nodes} nodes ready")
+        wanted = nodes if at_first is None else at_first
+        await eventually(lambda: _all_ready(stack, wanted), within_s=30, what=f"{wanted} nodes ready")
         yield stack
     except BaseException:
         sys.stderr.write(f"--- the stack said:\n{stack.said()}\n")
