@@ -9,6 +9,7 @@ import ipaddress
 import struct
 from dataclasses import dataclass
 
+from lb.affinity import canonical
 from lb.errors import BadRequest
 
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"
@@ -64,9 +65,10 @@ def _address(text: bytes, version: int) -> str:
         address = ipaddress.ip_address(text.decode("ascii"))
     except ValueError:
         address = None
-    if address is None or address.version != version:
+    # Python takes anything for a zone (fe80::1%…), a comma or a line's end among it; the protocol has none (2.1).
+    if address is None or address.version != version or b"%" in text:
         raise BadRequest(f"no IPv{version} address in a PROXY protocol line: {text!r}")
-    return str(address)
+    return canonical(str(address))
 
 
 def _version_2(received: bytes) -> ProxyHeader | None:
@@ -85,4 +87,4 @@ def _version_2(received: bytes) -> ProxyHeader | None:
         return ProxyHeader(None, size)
     if length < 2 * taken + 4:
         raise BadRequest("a PROXY protocol header that is too short for its addresses")
-    return ProxyHeader(str(ipaddress.ip_address(received[16 : 16 + taken])), size)
+    return ProxyHeader(canonical(str(ipaddress.ip_address(received[16 : 16 + taken]))), size)

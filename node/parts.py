@@ -96,8 +96,8 @@ class Delta:
             kind, node, incarnation, base, version, before, put, drop = orjson.loads(text)
         except (ValueError, TypeError) as exc:
             raise BadEntry(f"not a change of presence: {exc}") from None
-        if kind != FORMAT:
-            raise BadEntry(f"a change of presence in format {kind!r}; known is {FORMAT}")
+        if type(kind) is not int or kind != FORMAT:
+            raise BadEntry(f"a change of presence in format {kind if type(kind) is int else '?'}; known is {FORMAT}")
         texts, numbers = (node, incarnation), (base, version, before)
         if not all(isinstance(each, str) for each in texts) or not all(type(each) is int for each in numbers):
             raise BadEntry("a change of presence with values of the wrong type")

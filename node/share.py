@@ -7,13 +7,11 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import msgpack
-
 from node.answers import Waiting
 from node.pieces import HEARD, Deed
 from node.rooms import Client, NotConnected, rooms_in
 from node.routes import Route
-from node.wire import as_lists
+from node.wire import as_lists, can_travel
 
 if TYPE_CHECKING:
     from node.server import Server
@@ -51,7 +49,7 @@ class Share:
     def _described(self, client: Client) -> tuple[Any, ...]:
         session = client.session.client.session
         data = (session.data or {}).get(client.namespace) or {}
-        portable = {key: value for key, value in data.items() if isinstance(key, str) and _can_travel(value)}
+        portable = {key: value for key, value in data.items() if isinstance(key, str) and can_travel(value)}
         rooms, name = tuple(client.rooms or ()), self._server.node_name
         return client.sid, client.namespace, name, rooms, portable, session.remote or "", session.head
 
@@ -99,7 +97,10 @@ class Share:
         yield HEARD
         answers = await waiting.answers(within_s)
         for items in _pieces(answers.given.items()):
-            yield tuple((sid, isinstance(answer, tuple), answer) for sid, answer in items)
+            # One client that answers with what cannot travel (an integer of 70 bits, say) must not spoil the others.
+            yield tuple(
+                (sid, isinstance(answer, tuple), answer) if can_travel(answer) else (sid,) for sid, answer in items
+            )
         for sids in _pieces(answers.missing):
             yield tuple((sid,) for sid in sids)
 
@@ -116,11 +117,3 @@ def _pieces(values: Iterable[Any]) -> Iterable[list[Any]]:
     each = iter(values)
     while piece := list(islice(each, AT_ONCE)):
         yield piece
-
-
-def _can_travel(value: Any) -> bool:
-    try:
-        msgpack.packb(value, unicode_errors="surrogatepass")
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return True

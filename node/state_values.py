@@ -56,6 +56,9 @@ class Kind(StrEnum):
     """Changes may have been missed: read again what matters."""
 
 
+_KINDS = frozenset(Kind)
+
+
 @dataclass(frozen=True, slots=True)
 class StateChange:
     """One change of `key`, or of the `field` of a hash; `value` is the new one, None if there is none.
@@ -148,7 +151,7 @@ def change_from(key: str, raw: bytes) -> StateChange:
     head, _, value = raw.partition(b"\n")
     try:
         number, kind, field = orjson.loads(head)
-        if number != FORMAT or not isinstance(field, str | None):
+        if number != FORMAT or kind not in _KINDS or not isinstance(field, str | None):
             raise ValueError("another format")
         return StateChange(Kind(kind), key, field, decoded(key, value) if value else None)
     except (ValueError, TypeError) as exc:

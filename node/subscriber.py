@@ -27,6 +27,8 @@ AT_ONCE = 500
 """Channels in one command."""
 
 PING = command("PING")
+PONGS = ([b"pong", b""], b"PONG")
+"""The answer to it, in RESP2: to a subscriber, and to who is none yet."""
 
 
 class _Wish:
@@ -218,17 +220,18 @@ class Subscriber:
             self._link.write(b"".join(commands))
 
     def _heard(self, reply: Any) -> None:
-        if reply.__class__ is not list:
+        if reply.__class__ is not list or len(reply) != 3:
             self._unexpected(reply)
             return
-        kind = reply[0]
-        if kind == self._message:
-            _, channel, payload = reply
+        kind, channel, payload = reply
+        if kind == self._message and payload.__class__ is bytes:
             self.received += 1
             self.received_bytes += len(payload)
             self._received(channel, payload)
-        elif kind in self._confirmations:
-            self._confirmed(kind, reply[1])
+        elif kind.__class__ is channel.__class__ is bytes and kind in self._confirmations:
+            self._confirmed(kind, channel)
+        else:
+            self._unexpected(reply)
 
     def _confirmed(self, kind: bytes, channel: bytes) -> None:
         if channel == self._ear:
@@ -264,9 +267,11 @@ class Subscriber:
                 waiter.set_result(held)
 
     def _unexpected(self, reply: Any) -> None:
-        # In RESP2 the answer to PING is a list.  An error means that the server cannot (MOVED) or may not serve us.
+        # An error means that the server cannot (MOVED) or may not serve us.
         if isinstance(reply, hiredis.ReplyError):
             self.restart(str(reply))
+        elif reply not in PONGS:
+            self.restart("the server says what no Redis says to a subscriber")
 
     def _batch_ended(self) -> None:
         self._heard_at = self._loop.time()

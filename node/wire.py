@@ -19,6 +19,9 @@ from node.rooms import Room
 
 VERSION = 1
 ORIGIN_BYTES = 8
+MOST_DEPTH = 100
+"""Of lists and maps in each other, in questions and answers.  msgpack follows ten times as far; Python does not."""
+
 _ORIGIN_AT = 5
 _NUMBERS = range(2**64)
 _MOST_SHOWN = 60
@@ -81,20 +84,34 @@ class Envelope(NamedTuple):
 
 
 def encode(origin: bytes, number: int, sent_ms: int, content: Content) -> bytes:
-    """Return `content` as it goes over the bus.  Raises TypeError for a value that msgpack cannot hold."""
+    """Return `content` as it goes over the bus.  Raises TypeError for a value that cannot travel."""
     assert len(origin) == ORIGIN_BYTES
     if type(content) is Emit:
         fields: tuple[Any, ...] = content if content[3:] != _PLAIN else content[:3]
         kind = EMIT
     else:
         kind, fields = (ASK if type(content) is Ask else ANSWER), content
+        if not _is_shallow(content):
+            raise TypeError(f"this cannot go to other nodes: it is nested more than {MOST_DEPTH} deep")
     try:
         return msgpack.packb((VERSION, kind, origin, number, sent_ms, *fields), unicode_errors="surrogatepass")  # type: ignore[no-any-return]
     except (TypeError, OverflowError, ValueError) as exc:
         raise TypeError(f"this cannot go to other nodes: {exc}") from None
 
 
+_DEPTH_AROUND = 10
+"""Left for the lists in which a value stands."""
+
 _PLAIN = Emit("", None, None)[3:]
+
+
+def can_travel(value: Any) -> bool:
+    """Tell whether `value` may stand in an answer."""
+    try:
+        msgpack.packb(value, unicode_errors="surrogatepass")
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return _is_shallow(value, MOST_DEPTH - _DEPTH_AROUND)
 
 
 def is_from(payload: bytes, origin: bytes) -> bool:
@@ -108,6 +125,14 @@ def decode(payload: bytes) -> Envelope:
         fields = msgpack.unpackb(payload, use_list=False, strict_map_key=False, unicode_errors="surrogatepass")
     except (ValueError, TypeError, msgpack.UnpackException) as exc:
         raise BadWire(f"no msgpack: {str(exc) or type(exc).__name__}") from None
+    try:
+        return _envelope_in(fields)
+    except RecursionError:
+        # msgpack follows to a depth of 1,024 whatever Python's limit is; who looks into the fields does not.
+        raise BadWire("nested too deeply") from None
+
+
+def _envelope_in(fields: Any) -> Envelope:
     if type(fields) is not tuple or len(fields) < 5:
         raise BadWire(f"no message: {_shown(fields)}")
     version, kind, origin, number, sent_ms, *rest = fields
@@ -150,19 +175,27 @@ def _emit(fields: list[Any]) -> Emit:
 
 def _ask(fields: list[Any]) -> Ask:
     match fields:
-        case [str(operation), tuple(arguments), number, str(reply_to)] if _is_number(number):
+        case [str(operation), tuple(arguments), number, str(reply_to)] if _is_number(number) and _is_shallow(arguments):
             return Ask(operation, arguments, number, reply_to)
     raise BadWire(f"a question {_shown(fields)}")
 
 
 def _answer(fields: list[Any]) -> Answer:
     match fields:
-        case [number, str(name), value, str(error)] if _is_number(number):
+        case [number, str(name), value, str(error)] if _is_number(number) and _is_shallow(value):
             return Answer(number, name, value, error)
     raise BadWire(f"an answer {_shown(fields)}")
 
 
 _READERS: dict[int, Any] = {EMIT: _emit, ASK: _ask, ANSWER: _answer}
+
+
+def _is_shallow(value: object, depth: int = MOST_DEPTH) -> bool:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, tuple | list):
+        return True
+    return depth > 0 and all(_is_shallow(each, depth - 1) for each in value)
 
 
 def _is_number(value: object) -> bool:

@@ -11,6 +11,7 @@ from tests.support.valkey import Valkey, running_valkey
 
 # How long one example takes depends on who else uses the machine.
 settings.register_profile("flotilla", deadline=None)
+settings.register_profile("long", deadline=None, max_examples=100_000)
 settings.load_profile("flotilla")
 
 

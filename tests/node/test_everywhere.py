@@ -413,3 +413,26 @@ def test_nonsense_from_redis_is_a_failure_of_who_says_it(valkey: Valkey) -> None
             await lastingly(lambda: two.sio.manager.is_connected(two.sid, MAIN), 0.1)
 
     asyncio.run(main())
+
+
+NESTED_DEEPLY = "[" * 300 + "]" * 300
+
+
+@pytest.mark.parametrize("answer", [10**30, json.loads(NESTED_DEEPLY)], ids=["an integer of 100 bits", "300 lists"])
+def test_a_client_that_answers_with_what_cannot_travel_has_not_answered(valkey: Valkey, answer: Any) -> None:
+    """And what the others say counts all the same, those of its own node among them."""
+
+    async def main() -> None:
+        async with seats(valkey.url, 2) as [one, two], raw_client(f"http://127.0.0.1:{two.sio.node.port}") as other:
+            sid = await other.connect()
+            calling = asyncio.ensure_future(one.sio.broadcast_call("q", to=[two.sid, sid], timeout=60))
+            await _acknowledging(two.client, answer)
+            await _acknowledging(other, "yes")
+            answers = await calling
+            assert (answers.given, answers.missing) == ({sid: "yes"}, (two.sid,))
+            calling = asyncio.ensure_future(one.sio.call("q", to=two.sid, timeout=60))
+            await _acknowledging(two.client, answer)
+            with pytest.raises(socketio.exceptions.TimeoutError):
+                await calling
+
+    asyncio.run(main())
