@@ -1,7 +1,7 @@
 """Which node gets this request?  Pure.
 
-The sid always wins, also on a draining node, which serves those that it has.  The cookie wins while its node takes new
-sessions.  Else the policy chooses.  A client that is new goes to a node with room only (`place`), whatever its cookie.
+The sid always wins, also on a draining node, which serves those that it has.  A sid of a node of another make names none,
+so the cookie stands for it.  Else the cookie wins while its node takes new sessions, and then the policy chooses.  A client that is new goes to a node with room only (`place`), whatever its cookie.
 
 A sid whose node is gone goes to any other node all the same: that node answers "unknown sid" (400), which is what a
 Socket.IO client needs to hear to begin a new session at once, and the answer brings the cookie of the node that will
@@ -59,9 +59,12 @@ class Router:
     def route(self, nodes: Iterable[Node], client: Client, tried: Collection[str] = ()) -> Choice:
         """Return the node for a request of `client`, none of `tried`.  Raises NoNodeAvailable."""
         known = list(nodes)
-        for node in known:
-            if node.name == client.session and node.is_reachable and node.name not in tried:
-                return self._choice(node, By.SID, client)
+        by = By.SID if client.session is not None else By.COOKIE
+        home = client.session or (client.cookie if client.sid else None)
+        if home is not None:
+            for node in known:
+                if _is_called(node, home) and node.is_reachable and node.name not in tried:
+                    return self._choice(node, by, client)
         ready = _ready(known, tried)
         return self._placed(ready, client)
 
@@ -84,7 +87,7 @@ class Router:
     def _placed(self, ready: Sequence[Node], client: Client, free: Sequence[Node] = ()) -> Choice:
         if client.cookie is not None:
             for node in ready:
-                if client.cookie == node.name or client.cookie in node.former_names:
+                if _is_called(node, client.cookie):
                     return self._choice(node, By.COOKIE, client)
         if self.policy is ip_hash:
             self.crowd.saw(client.address)
@@ -92,6 +95,10 @@ class Router:
 
     def _choice(self, node: Node, by: By, client: Client) -> Choice:
         return Choice(node, by, stick=self.cookies and client.cookie != node.name)
+
+
+def _is_called(node: Node, name: str) -> bool:
+    return name == node.name or name in node.former_names
 
 
 def _ready(known: Sequence[Node], tried: Collection[str]) -> Sequence[Node]:

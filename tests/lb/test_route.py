@@ -79,6 +79,19 @@ def test_a_session_whose_node_is_gone_goes_elsewhere(state: State) -> None:
     assert router().route(nodes, client(session="never-heard-of")).node.name == "b"
 
 
+@pytest.mark.parametrize("state", [State.DRAINING, State.EJECTED])
+def test_a_session_of_a_node_of_another_make_stays_with_its_cookie(state: State) -> None:
+    """Its sid names no node; a new client with that cookie goes elsewhere."""
+    nodes = [node("10.0.0.5:80", state), node("b")]
+    foreign = Client(sid=True, session=None, cookie="10.0.0.5:80", address="192.0.2.1")
+    choice = router().route(nodes, foreign)
+    assert (choice.node.name, choice.by, choice.stick) == ("10.0.0.5:80", By.COOKIE, False)
+    assert router().route(nodes, client(cookie="10.0.0.5:80")).node.name == "b"
+    assert router().route(nodes, foreign, {"10.0.0.5:80"}).node.name == "b"
+    # A sid that names a node is that node's, or nobody's.
+    assert router().route(nodes, client(session="gone", cookie="10.0.0.5:80")).node.name == "b"
+
+
 def test_a_node_that_was_tried_is_not_tried_again() -> None:
     """Not even for the session that it has."""
     assert router().route(THREE, client(session="a", cookie="b"), {"a", "b"}).node.name == "c"
