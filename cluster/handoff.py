@@ -4,7 +4,8 @@ A SOCK_SEQPACKET unix socket in a directory of mode 0700, listened on by the nod
 under the same user (SO_PEERCRED).  One message is one packet:
 
 * worker → node: `Handoff`, with the descriptor of the client's socket as ancillary data (SCM_RIGHTS, unix(7)),
-* node → worker: `Taken` or `Refused`, once for each handoff, and later `Closed` for those that were taken.
+* node → worker: `Taken` or `Refused`, once for each handoff, and later `Closed` for those that were taken, with what
+  is known of how they ended (cluster/ends.py).
 
 Until `Taken` the worker keeps its copy of the descriptor, and the node writes nothing to it before it has said so.  A
 handoff is valid for a limited time on the monotonic clock that all processes of a host share: a node that reads it, or
@@ -22,12 +23,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster.ends import MOST_WORDS, End, ends_in, packed
 from cluster.errors import FlotillaError
 
 MOST_BYTES = 96 * 1024
 """The largest packet.  A socket buffer of Linux' default size (212,992 bytes, counted with overhead) holds one."""
 
-MOST_CLOSED_IN_ONE = 8000
+MOST_CLOSED_IN_ONE = MOST_BYTES // (8 * MOST_WORDS) - 1
 """How many ends one packet reports."""
 
 VALID_S = 1.0
@@ -97,10 +99,10 @@ class Refused:
 class Closed:
     """These connections, taken before from this worker, have ended."""
 
-    ids: tuple[int, ...]
+    ends: tuple[End, ...]
 
     def to_bytes(self) -> bytes:
-        return _CLOSED + struct.pack(f"!{len(self.ids)}Q", *self.ids)
+        return _CLOSED + packed(self.ends)
 
 
 Message = Handoff | Taken | Refused | Closed
@@ -113,12 +115,12 @@ def message_in(packet: bytes) -> Message:
         if kind == _HANDOFF:
             return _handoff_in(packet)
         if kind == _CLOSED:
-            return Closed(struct.unpack(f"!{len(rest) // 8}Q", rest))
+            return Closed(ends_in(rest))
         if kind == _TAKEN:
             return Taken(_ID_FORM.unpack(packet)[1])
         if kind == _REFUSED:
             return Refused(_ID_FORM.unpack_from(packet)[1], packet[_ID_FORM.size :].decode())
-    except (struct.error, UnicodeDecodeError) as exc:
+    except (struct.error, ValueError) as exc:  # UnicodeDecodeError is one
         raise BadPacket(f"malformed packet of kind {kind!r}: {exc}") from None
     raise BadPacket(f"unknown kind of packet: {kind!r}")
 

@@ -1,17 +1,19 @@
 """The access log (`log.access`): a line for each HTTP exchange, one when a WebSocket opens and one when it ends.
 
-A line says what we know and nothing else: of a WebSocket that was handed over, when it ended; its bytes and its close
-code are the node's.  Credentials stay out: of the query the names, and only the values of Engine.IO's own parameters.
+A line says what we know and nothing else: of a WebSocket that was handed over, what its node tells of its end.
+Credentials stay out: of the query the names, and only the values of Engine.IO's own parameters.
 Whoever has no line to write asks `is_on` and does no more.
 """
 
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cluster import logs
+from cluster import logs, tcp_info
+from cluster.ends import NO_CODE, By, End
 from lb.affinity import TrustedProxies
 from lb.headers import Headers, Via, values
 from lb.trace import trace_id
@@ -32,6 +34,31 @@ class Asked:
     method: str
     target: str
     trace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What the last line of a WebSocket that was handed over needs, kept meanwhile."""
+
+    asked: Asked
+    carried: tuple[int, int] | None
+    """What of the bytes on its connection, from the client and to it, was not the WebSocket's, if that is known."""
+
+    @classmethod
+    def now(cls, asked: Asked, descriptor: int, received: bytes) -> Opened:
+        """Return it for a connection that nobody reads just now.
+
+        `received` is the rewritten head, and what has been read behind it, which is the WebSocket's already.
+        """
+        sock = socket.socket(fileno=descriptor)
+        try:
+            carried = tcp_info.carried(sock)
+        finally:
+            sock.detach()
+        if carried is None:
+            return cls(asked, None)
+        early = len(received) - received.index(b"\r\n\r\n") - 4
+        return cls(asked, (carried[0] - early, carried[1]))
 
 
 class AccessLog:
@@ -64,9 +91,17 @@ class AccessLog:
         """A WebSocket is open, so long after its client came."""
         log.info("websocket opened", extra=_facts(asked) | {"node": node, "path": path, "ms": _ms(seconds)})
 
-    def handed_over_closed(self, asked: Asked, node: str, seconds: float) -> None:
-        """A node says that it is done with one that it had been handed."""
-        log.info("websocket closed", extra=_facts(asked) | {"node": node, "path": "handoff", "seconds": _s(seconds)})
+    def handed_over_closed(self, opened: Opened, node: str, seconds: float, end: End) -> None:
+        """A WebSocket that was handed over has ended, as its node says or as we see."""
+        facts: dict[str, object] = {"node": node, "path": "handoff", "seconds": _s(seconds)}
+        if opened.carried is not None and end.received is not None and end.sent is not None:
+            facts["bytes_in"] = max(0, end.received - opened.carried[0])
+            facts["bytes_out"] = max(0, end.sent - opened.carried[1])
+        if end.code != NO_CODE:
+            facts["code"] = end.code
+        if end.by is not By.UNKNOWN:
+            facts["by"] = end.by.name.lower()
+        log.info("websocket closed", extra=_facts(opened.asked) | facts)
 
     def tunnel_closed(self, asked: Asked, node: str, seconds: float, sizes: Sequence[int], by: str) -> None:
         """A tunnel has ended; `by` is who ended its connection first: client, node or balancer."""

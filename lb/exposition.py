@@ -122,6 +122,7 @@ def _carried(stack: Stack) -> Iterator[Metric]:
     )
     tunnels = CounterMetricFamily("flotilla_tunnels", "WebSockets ever carried.", labels=["node"])
     handoffs = CounterMetricFamily("flotilla_handoffs", "WebSockets handed over to the node.", labels=["node"])
+    closes = CounterMetricFamily("flotilla_handoff_closes", "Ends of those, by close code.", labels=["node", "code"])
     handed = GaugeMetricFamily("flotilla_handoffs_open", "Those that the node still has.", labels=["node"])
     rejected = CounterMetricFamily("flotilla_rejected", "Requests that the balancer turned away.", labels=["reason"])
     for node, counts in stack.totals.nodes.items():
@@ -134,9 +135,11 @@ def _carried(stack: Stack) -> Iterator[Metric]:
         tunnels.add_metric([node], counts.tunnels)
         handoffs.add_metric([node], counts.handoffs)
         handed.add_metric([node], counts.handoffs_open)
+        for code, count in counts.closes.items():
+            closes.add_metric([node, code], count)
     for reason, count in stack.totals.rejected.items():
         rejected.add_metric([reason], count)
-    yield from (exchanges, transferred, opened, failures, tunnels, handoffs, handed, rejected)
+    yield from (exchanges, transferred, opened, failures, tunnels, handoffs, handed, closes, rejected)
 
 
 def _took(stack: Stack) -> Iterator[Metric]:

@@ -18,8 +18,9 @@ from itertools import count
 from typing import Protocol
 
 from cluster import handoff
+from cluster.ends import LOST_CODE, By, End
 from cluster.handoff import BadPacket, Closed, Handoff, Refused, Taken
-from lb.access import AccessLog, Asked
+from lb.access import AccessLog, Opened
 from lb.downstream import Downstream
 from lb.offer import Answer, Arrival, LinkBroken, LinkLost, Lost, NotTaken, Offer, Silent, TooMuchRead, check
 from lb.pool import Node, Pool
@@ -39,7 +40,7 @@ AT_ONCE = 256
 class HandoffMetrics(Protocol):
     def handed_over(self, node: str, seconds: float) -> None: ...
 
-    def handed_over_closed(self, node: str, seconds: float) -> None: ...
+    def handed_over_closed(self, node: str, seconds: float, code: int | None) -> None: ...
 
 
 @dataclass(eq=False)
@@ -52,8 +53,9 @@ class _Link:
     offers: dict[int, Offer] = field(default_factory=dict)
     """Those that the node has not answered, the oldest first."""
     watch: asyncio.TimerHandle | None = None
-    taken: dict[int, tuple[float, str, Asked | None]] = field(default_factory=dict)
-    """Connections that the node has: since when, in the event loop's seconds, and their clients' addresses."""
+    taken: dict[int, tuple[float, str, Opened | None]] = field(default_factory=dict)
+    """Connections that the node has: since when, in the event loop's seconds, their clients' addresses, and what the
+    access log wants to know."""
     silent_since: float | None = None
     """When a handoff was given up unanswered, in the event loop's seconds, if nothing was heard since."""
 
@@ -122,11 +124,12 @@ class Handoffs:
             raise NotTaken("it has not answered the handoff before")
         if len(received) > handoff.MOST_BYTES:
             raise TooMuchRead(f"{len(received)} bytes were read already")
+        opened = None if arrival.asked is None else Opened.now(arrival.asked, descriptor, received)
         number = next(self._numbers)
         valid_until_ns = time.monotonic_ns() + int(handoff.VALID_S * 1e9)
         self._send(link, Handoff(number, valid_until_ns, cookie or "", received), descriptor)
         offer = link.offers[number] = Offer(
-            link.offers, number, arrival, valid_until_ns / 1e9 + ANSWER_MARGIN_S, on_answer
+            link.offers, number, arrival, opened, valid_until_ns / 1e9 + ANSWER_MARGIN_S, on_answer
         )
         if link.watch is None:
             self._watch(link, offer)
@@ -140,7 +143,7 @@ class Handoffs:
                 raise NotTaken(f"its handoff socket is full: {exc.strerror}") from None
             if exc.errno == errno.EMSGSIZE:  # a host whose socket buffers are smaller than usual
                 raise TooMuchRead(f"{len(message.received)} bytes do not fit in the socket's buffer") from None
-            self._drop(link, _reason(exc))
+            self._drop(link, _reason(exc), died=True)
             raise LinkLost(f"its handoff socket is gone: {_reason(exc)}") from None
 
     def _watch(self, link: _Link, oldest: Offer) -> None:
@@ -183,12 +186,12 @@ class Handoffs:
             except BlockingIOError:
                 return False
             except OSError as exc:
-                self._drop(link, _reason(exc))
+                self._drop(link, _reason(exc), died=True)
                 return False
             for descriptor in descriptors:  # a node never sends one
                 socket.close(descriptor)
             if not packet:
-                self._drop(link, "closed by the node")
+                self._drop(link, "closed by the node", died=True)
                 return False
             self._hear(link, packet)
             if not link.offers:
@@ -207,8 +210,9 @@ class Handoffs:
                 if (offer := link.offers.get(number)) is not None:
                     self._count(link, offer, message)
                     offer.settle(message)
-            case Closed(ids):
-                self._closed(link, ids)
+            case Closed(ends):
+                for end in ends:
+                    self._closed(link, end.id, end)
             case Handoff():
                 self._drop(link, "a node never hands over")
 
@@ -216,7 +220,7 @@ class Handoffs:
         """Count a connection when its node says that it has it, as its end may be the next packet."""
         if isinstance(answer, Taken):
             arrival, now = offer.arrival, time.monotonic()
-            link.taken[answer.id] = (self._loop.time(), arrival.address, arrival.asked)
+            link.taken[answer.id] = (self._loop.time(), arrival.address, offer.opened)
             link.node.handed_over += 1
             link.node.landed()
             self._metrics.handed_over(link.node.name, now - arrival.at)
@@ -230,19 +234,21 @@ class Handoffs:
         elif answer.reason != handoff.LEAVING:
             self._pool.failed(link.node, f"it refused a handoff: {answer.reason}")
 
-    def _closed(self, link: _Link, ids: tuple[int, ...], *, lost: bool = False) -> None:
-        """Strike connections off the account: their node told of their end, or is `lost` to us, and they may go on."""
-        now = self._loop.time()
-        for number in ids:
-            if (taken := link.taken.pop(number, None)) is not None:
-                opened_at, address, asked = taken
-                link.node.handed_over -= 1
-                self._metrics.handed_over_closed(link.node.name, now - opened_at)
-                self._ended(address)
-                if asked is not None and not lost:
-                    self._access.handed_over_closed(asked, link.node.name, now - opened_at)
+    def _closed(self, link: _Link, number: int, end: End | None) -> None:
+        """Strike a connection off the account: this was its end; with None it goes on, and we hear no more of it."""
+        taken = link.taken.pop(number, None)
+        if taken is None:
+            return
+        opened_at, address, opened = taken
+        seconds, name = self._loop.time() - opened_at, link.node.name
+        link.node.handed_over -= 1
+        self._metrics.handed_over_closed(name, seconds, None if end is None or end.by is By.MOVED else end.code)
+        self._ended(address)
+        if opened is not None and end is not None:
+            self._access.handed_over_closed(opened, name, seconds, end)
 
-    def _drop(self, link: _Link, reason: str) -> None:
+    def _drop(self, link: _Link, reason: str, *, died: bool = False) -> None:
+        """Part with a link.  If its node `died`, so have the connections that it had; else they go on."""
         self._links.pop(link.node)
         log.info("handoff link ended", extra={"node": link.node.name, "reason": reason, "open": len(link.taken)})
         self._loop.remove_reader(link.sock)
@@ -251,7 +257,8 @@ class Handoffs:
             link.watch.cancel()
         for offer in list(link.offers.values()):
             offer.settle(Lost(reason))
-        self._closed(link, tuple(link.taken), lost=True)
+        for number in list(link.taken):
+            self._closed(link, number, End(number, LOST_CODE, By.LOST) if died else None)
 
 
 def _set(future: asyncio.Future[Answer], answer: Answer) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cluster.closing import CloseCode
+from cluster.ends import NO_CODE
 from lb.histogram import ANSWER_S, HANDSHAKE_S, LIFE_S, Histogram
 from lb.pool import Change, Node
 
@@ -18,6 +20,9 @@ FORGET_AFTER_S = 900.0
 """How long the counters of a node that left the pool are still shown."""
 
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
+
+CLOSE_CODES = frozenset((*range(1000, 1016), CloseCode.SLOW_CONSUMER, CloseCode.UNAUTHORIZED))
+"""Those that are counted one by one: RFC 6455 7.4.1, and ours.  Clients choose them, and there are thousands."""
 
 
 @dataclass(slots=True)
@@ -35,6 +40,8 @@ class NodeCounts:
     handoffs: int = 0
     """WebSockets ever handed over; `handoff_life` is of ended ones."""
     handoffs_open: int = 0
+    closes: dict[str, int] = field(default_factory=dict)
+    """Ends of those, by close code."""
     became_joining: int = 0
     became_ready: int = 0
     became_ejected: int = 0
@@ -60,10 +67,12 @@ class NodeCounts:
         for name in _HISTOGRAMS:
             mine: Histogram = getattr(self, name)
             mine += getattr(other, name)
+        for code, count in other.closes.items():
+            self.closes[code] = self.closes.get(code, 0) + count
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        plain = {name: getattr(self, name) for name in ("exchanges", *_NUMBERS)}
+        plain = {name: getattr(self, name) for name in ("exchanges", "closes", *_NUMBERS)}
         return plain | {name: getattr(self, name).to_dict() for name in _HISTOGRAMS}
 
     @classmethod
@@ -73,8 +82,9 @@ class NodeCounts:
         if len(exchanges) != len(STATUS_CLASSES):
             raise ValueError(f"{len(STATUS_CLASSES)} classes of exchanges were expected, not {len(exchanges)}")
         numbers = {name: int(raw[name]) for name in _NUMBERS}
+        closes = {str(code): int(count) for code, count in raw["closes"].items()}
         histograms = {name: Histogram.from_dict(bounds, raw[name]) for name, bounds in _HISTOGRAMS.items()}
-        return cls(exchanges, **numbers, **histograms)  # type: ignore[arg-type]
+        return cls(exchanges, closes=closes, **numbers, **histograms)  # type: ignore[arg-type]
 
 
 _HISTOGRAMS = {
@@ -84,7 +94,8 @@ _HISTOGRAMS = {
     "tunnel_life": LIFE_S,
     "handoff_life": LIFE_S,
 }
-_NUMBERS = tuple(each.name for each in dataclasses.fields(NodeCounts) if each.name not in ("exchanges", *_HISTOGRAMS))
+_OTHERS = ("exchanges", "closes", *_HISTOGRAMS)
+_NUMBERS = tuple(each.name for each in dataclasses.fields(NodeCounts) if each.name not in _OTHERS)
 
 
 @dataclass
@@ -157,10 +168,14 @@ class Metrics:
         counts.handoffs_open += 1
         counts.handoff_handshakes.add(seconds)
 
-    def handed_over_closed(self, node: str, seconds: float) -> None:
+    def handed_over_closed(self, node: str, seconds: float, code: int | None) -> None:
+        """Count one that ended with this close code; with None, one that goes on without our hearing of it."""
         counts = self._of(node)
         counts.handoffs_open -= 1
         counts.handoff_life.add(seconds)
+        if code is not None:
+            label = str(code) if code in CLOSE_CODES else "unknown" if code == NO_CODE else "other"
+            counts.closes[label] = counts.closes.get(label, 0) + 1
 
     def node_changed(self, change: Change) -> None:
         """Count a change of a node's state."""

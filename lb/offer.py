@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cluster import handoff
 from cluster.handoff import Refused, Taken
-from lb.access import Asked
+from lb.access import Asked, Opened
 from lb.errors import BalancerError
 
 
@@ -76,6 +76,7 @@ class Offer:
     """All that wait on the same link."""
     number: int
     arrival: Arrival
+    opened: Opened | None
     due: float
     on_answer: Callable[[Answer], None]
 

@@ -16,6 +16,7 @@ from typing import Protocol, cast
 
 from aiohttp.http import RawResponseMessage
 
+from cluster.tcp_info import counted, unread
 from lb.access import AccessLog, Asked
 from lb.downstream import Downstream
 from lb.errors import NodeFailed
@@ -24,7 +25,6 @@ from lb.forward import Answer, Forwarder
 from lb.headers import accept_key, switching_head, tokens, values
 from lb.pool import Node
 from lb.route import Choice
-from lb.tcp_info import bytes_received, bytes_unread
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +61,10 @@ class End(asyncio.BaseProtocol):
         self.lost = False
         self.data_received: Callable[[bytes], None] = out.write
         self._read = read
-        brought = bytes_received(transport)
-        self._before = None if brought is None else brought - bytes_unread(transport) - read
+        sock = transport.get_extra_info("socket")
+        brought = counted(sock)
+        # The node's FIN may have come with its 101.
+        self._before = None if brought is None else brought.received(ended=False) - unread(sock) - read
         if brought is None:
             self.data_received = self._count_and_write
 
@@ -71,9 +73,10 @@ class End(asyncio.BaseProtocol):
         """How many bytes were read at this end."""
         if self._before is None or self.lost:
             return self._read
-        brought = bytes_received(self.transport)
+        sock = self.transport.get_extra_info("socket")
+        brought = counted(sock)
         assert brought is not None  # it told before, and the socket is open until the end is lost
-        return brought - self._before - bytes_unread(self.transport) - self.ended
+        return brought.received(ended=self.ended) - self._before - unread(sock)
 
     def _count_and_write(self, data: bytes) -> None:
         self._read += len(data)
@@ -116,6 +119,7 @@ class Tunnel:
         "asked",
         "client",
         "ended_by",
+        "head_size",
         "node",
         "node_end",
         "opened_at",
@@ -128,6 +132,8 @@ class Tunnel:
         self.owner = owner
         self.asked = asked
         self.ended_by = ""
+        self.head_size = 0
+        """Bytes of the 101 that went to the client."""
         self.address = address
         self.node = node
         self.client: End
@@ -215,7 +221,8 @@ class Tunnels:
         sizes = (tunnel.client.received, tunnel.node_end.received)
         self._metrics.tunnel_closed(name, seconds, *sizes)
         if tunnel.asked is not None:
-            self._access.tunnel_closed(tunnel.asked, name, seconds, sizes, tunnel.ended_by)
+            shown = (sizes[0], tunnel.head_size + sizes[1])
+            self._access.tunnel_closed(tunnel.asked, name, seconds, shown, tunnel.ended_by)
         # Without the cycle both ends are freed at once, however many go together.
         del tunnel.client, tunnel.node_end
         self._left(tunnel.address)
@@ -255,6 +262,7 @@ class Tunnels:
             self._left(connection.peer)
             return
         tunnel = Tunnel(self, connection.peer, node, self._loop.time(), exchange.asked)
+        tunnel.head_size = len(head)
         tunnel.client = End(tunnel, client, upstream, len(early))
         tunnel.node_end = End(tunnel, upstream, client, len(tail))
         self._account(tunnel, time.monotonic() - exchange.began)

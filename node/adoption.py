@@ -16,9 +16,11 @@ from pathlib import Path
 
 from aiohttp import web
 
-from cluster import handoff
+from cluster import handoff, tcp_info
+from cluster.ends import By, End
 from cluster.handoff import BadPacket, Closed, Handoff, Refused, Taken
 from node.arrival import Arrival, Shortcut
+from node.farewell import Fate, lost
 
 log = logging.getLogger(__name__)
 
@@ -120,7 +122,7 @@ class Adoption:
             await self._loop.connect_accepted_socket(lambda: arrival, sock)
         except OSError as exc:
             log.info("connection lost while it was handed over", extra={"reason": exc.strerror})
-            held.ended()
+            held.ended(lost(exc))
             sock.close()
 
 
@@ -135,13 +137,23 @@ class _Held:
         self._number = number
         self._sock = sock
 
-    def ended(self) -> None:
-        """The connection is gone: it is counted no more, and the worker hears of it."""
+    def ended(self, fate: Fate) -> None:
+        """The connection is gone, or another process': it is counted no more, and the worker hears of it."""
         self._adoption.count -= 1
-        self._link.ended(self._number)
+        received, sent = self._carried(fate)
+        self._link.ended(End(self._number, fate.code, fate.by, received, sent))
+        if fate.by is By.MOVED:
+            return
         # Others may still hold a copy: a worker that was stopped, or a node that was asked first and hangs.
         with suppress(OSError):  # the client was faster
             self._sock.shutdown(socket.SHUT_RDWR)
+
+    def _carried(self, fate: Fate) -> tuple[int, int] | tuple[None, None]:
+        try:
+            counts = tcp_info.counted(self._sock)
+        except OSError:  # it is closed: it could not even be taken over
+            return None, None
+        return (None, None) if counts is None else (counts.received(ended=not fate.was_reset), counts.left)
 
 
 class _Link:
@@ -151,7 +163,7 @@ class _Link:
         self._adoption = adoption
         self._sock = sock
         self._loop = loop
-        self._ended: list[int] = []
+        self._ended: list[End] = []
         self._flushing = self._waiting = self._closed = False
         loop.add_reader(sock, self._on_readable)
 
@@ -164,11 +176,11 @@ class _Link:
         self._sock.close()
         self._adoption.forget(self)
 
-    def ended(self, number: int) -> None:
+    def ended(self, end: End) -> None:
         """Report the end of a connection: together with those that end in the same turn of the event loop."""
         if self._closed:
             return
-        self._ended.append(number)
+        self._ended.append(end)
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
@@ -218,7 +230,7 @@ class _Link:
         elif time.monotonic_ns() > given.valid_until_ns:
             # We were stopped just before we said it: the worker may have given up.
             sock.close()
-            self.ended(given.id)
+            self.ended(End(given.id))
         else:
             self._adoption.adopt(given, sock, self)
 

@@ -271,7 +271,7 @@ class _Node:
                 still,
                 **dataclasses.asdict(sampler.sample()),
                 handoff="" if self._adoption is None else str(self._adoption.path),
-                connections=engine.connections + self._raw_adopted(),
+                connections=engine.clients,
                 users=self._presence.own_users,
                 messages_in=engine.messages_in,
                 messages_out=engine.messages_out,
@@ -279,10 +279,6 @@ class _Node:
             )
 
         return measure
-
-    def _raw_adopted(self) -> int:
-        """WebSockets of the application's own that were handed over; those from our port only the balancer counts."""
-        return 0 if self._adoption is None else self._adoption.count - self._sio.eio.adopted
 
     def _described(self) -> dict[str, object]:
         redis_url = self._config.redis

@@ -15,11 +15,13 @@ from typing import cast
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from cluster.ends import LOST_CODE, NO_CODE, NO_STATUS, By
 from cluster.handoff import Handoff
+from node.farewell import Fate, OnEnd, lost
 
 log = logging.getLogger(__name__)
 
-Shortcut = Callable[[asyncio.Transport, Handoff, Callable[[], None]], bool]
+Shortcut = Callable[[asyncio.Transport, Handoff, OnEnd], bool]
 """Opens a connection as a WebSocket, with the handoff's cookie, if it is for it; else it touches nothing: false.
 
 The callback is called when the connection is gone.
@@ -31,9 +33,7 @@ class Arrival(asyncio.Protocol):
 
     __slots__ = ("_given", "_on_end", "_server", "_shortcut")
 
-    def __init__(
-        self, server: web.Server, shortcut: Shortcut | None, given: Handoff, on_end: Callable[[], None]
-    ) -> None:
+    def __init__(self, server: web.Server, shortcut: Shortcut | None, given: Handoff, on_end: OnEnd) -> None:
         self._server = server
         self._shortcut = shortcut
         self._given = given
@@ -53,19 +53,20 @@ class Arrival(asyncio.Protocol):
             transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._on_end()
+        self._on_end(lost(exc))
 
 
 class Adopted(RequestHandler):
     """A client's connection that was handed over and that aiohttp serves, until it is taken out of its hands."""
 
-    __slots__ = ("_received", "cookie", "on_end")
+    __slots__ = ("_received", "cookie", "on_end", "websocket")
 
-    def __init__(self, server: web.Server, given: Handoff, on_end: Callable[[], None]) -> None:
+    def __init__(self, server: web.Server, given: Handoff, on_end: OnEnd) -> None:
         super().__init__(server, loop=asyncio.get_running_loop(), **server._kwargs)
         self.cookie = given.cookie
         self._received = given.received
         self.on_end = on_end
+        self.websocket: web.WebSocketResponse | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -73,8 +74,30 @@ class Adopted(RequestHandler):
         self.data_received(received)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        websocket, self.websocket = self.websocket, None
+        # An answer that is no WebSocket is the node's refusal.
+        code, by = (NO_CODE, By.NODE) if websocket is None else _close_of(websocket)
         super().connection_lost(exc)
-        self.on_end()
+        self.on_end(Fate(code, by, was_reset=exc is not None))
+
+
+def _close_of(websocket: web.WebSocketResponse) -> tuple[int, By]:
+    """Return the close code of a WebSocket whose connection is gone, and who closed it, as far as aiohttp knows.
+
+    It keeps no code that the application closed with, only the client's answer to it, or none.
+    """
+    code = websocket.close_code
+    if TOLD in websocket:
+        return websocket[TOLD], By.NODE
+    if code == LOST_CODE or (code is None and not websocket.closed):
+        return LOST_CODE, By.LOST
+    if websocket._closing and websocket._close_wait is None:
+        return code or NO_STATUS, By.CLIENT
+    return NO_CODE, By.NODE
+
+
+TOLD = web.ResponseKey("told", int)
+"""The code with which the node, not the application, closed a WebSocket."""
 
 
 async def finish_adopted(request: web.BaseRequest, response: web.StreamResponse) -> None:
@@ -87,6 +110,8 @@ async def finish_adopted(request: web.BaseRequest, response: web.StreamResponse)
         if protocol.cookie:
             response.headers.add("Set-Cookie", protocol.cookie)
             protocol.cookie = ""
-        if not isinstance(response, web.WebSocketResponse):
+        if isinstance(response, web.WebSocketResponse):
+            protocol.websocket = response
+        else:
             response.force_close()
             response.headers["Connection"] = "close"  # RFC 9112 9.6; aiohttp has made its own mind up before

@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import cast
 
 from aiohttp._websocket.helpers import websocket_mask
 
 from cluster.closing import CloseCode
+from cluster.ends import By
 from node.channel_state import ChannelState, NotQuiet
-from node.farewell import Farewell
+from node.farewell import MOVED, Farewell, Fate, OnEnd, lost
 from node.frames import PONG, TEXT, close_frame, frame
 from node.limits import ChannelCounts, ChannelLimits
 from node.outgoing import Outgoing
@@ -48,7 +48,7 @@ class Channel(Outgoing):
     """One WebSocket.  `receiver` gets its messages, and may be replaced between two of them.
 
     `half` is what was read before, `deflates` is as in ChannelState.  `on_end` is called when the connection is gone:
-    whoever lent it counts it.
+    whoever lent it counts it, and wants to know how it ended.
     """
 
     __slots__ = ("_end", "_reader", "_reads", "_state", "deflates", "on_end", "receiver")
@@ -60,7 +60,7 @@ class Channel(Outgoing):
         *,
         deflates: int = 0,
         half: HalfRead | None = None,
-        on_end: Callable[[], None] | None = None,
+        on_end: OnEnd | None = None,
     ) -> None:
         super().__init__(limits)
         self.receiver = receiver
@@ -110,15 +110,18 @@ class Channel(Outgoing):
 
     def eof_received(self) -> None:
         # The transport closes after this, when it has sent what it has: a WebSocket is not half-closed.
-        self._begin_end(LOST, "", fin=False)
+        self._begin_end(LOST, "", By.LOST, fin=False)
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        code, reason = (LOST, "") if self._end is None else (self._end.code, self._end.reason)
+        end = self._end
         self._let_go()
-        self._tell(code, reason)
-        if self.on_end is not None:
-            on_end, self.on_end = self.on_end, None
-            on_end()
+        self._tell(*((LOST, "") if end is None else (end.code, end.reason)))
+        self._tell_lender(lost(exc) if end is None else end.fate(exc))
+
+    def _tell_lender(self, fate: Fate) -> None:
+        on_end, self.on_end = self.on_end, None
+        if on_end is not None:
+            on_end(fate)
 
     def _let_go(self) -> None:
         if self._end is not None:
@@ -185,20 +188,24 @@ class Channel(Outgoing):
 
     # --- the end
 
-    def close(self, code: int = NORMAL, reason: str = "") -> None:
-        """Send what waits, then a close frame; end when the client has answered it or the time is over."""
+    def close(self, code: int = NORMAL, reason: str = "", *, by: By = By.NODE) -> None:
+        """Send what waits, then a close frame; end when the client has answered it or the time is over.
+
+        `by` is By.LOST for a client that seems to be gone.
+        """
         if self._state == _OPEN:
-            self._leave_open(_CLOSING, code, reason)
+            self._leave_open(_CLOSING, code, reason, by)
             self._append(close_frame(code, reason))
             self._release_writing()
             self.resume_reading()  # the client's answer is awaited
 
     def _take_close(self, close: Close) -> None:
-        self._finish(close.code, close.reason, close_frame(0 if close.code == NO_CODE else close.code))
+        answer = close_frame(0 if close.code == NO_CODE else close.code)
+        self._finish(close.code, close.reason, answer, By.CLIENT)
 
     def _fail(self, code: int, reason: str) -> None:
         """End for a fault of the client's: RFC 6455 7.1.7."""
-        self._finish(code, reason, close_frame(code, reason))
+        self._finish(code, reason, close_frame(code, reason), By.NODE)
 
     def _overflow(self, waiting: int) -> None:
         self.limits.counts.slow_consumers += 1
@@ -206,19 +213,19 @@ class Channel(Outgoing):
         log.warning("client closed: it reads too slowly", extra={"peer": peer, "waiting_bytes": waiting})
         self._fail(CloseCode.SLOW_CONSUMER, "too slow")
 
-    def _finish(self, code: int, reason: str, last: bytes) -> None:
+    def _finish(self, code: int, reason: str, last: bytes, by: By) -> None:
         """Say `last` behind what has gone out, unless we have said such a thing; what waits is of no use any more."""
         is_said = self._state == _CLOSING and not self._backlog
         self._stop_writing()
         if not is_said and self._transport is not None and not self._transport.is_closing():
             self._transport.write(last)
-        self._begin_end(code, reason)
+        self._begin_end(code, reason, by)
 
-    def _begin_end(self, code: int, reason: str, *, fin: bool = True) -> None:
+    def _begin_end(self, code: int, reason: str, by: By, *, fin: bool = True) -> None:
         if self._state >= _ENDING or self._transport is None:
             return
         self._forget_waiting()
-        self._leave_open(_ENDING, code, reason)
+        self._leave_open(_ENDING, code, reason, by)
         assert self._end is not None
         asyncio.get_running_loop().call_soon(self._tell, self._end.code, self._end.reason)
         self.resume_reading()
@@ -226,12 +233,12 @@ class Channel(Outgoing):
             # Our FIN, not the end: closing with something unread would reset the connection under what we said last.
             self._transport.write_eof()
 
-    def _leave_open(self, state: int, code: int, reason: str) -> None:
+    def _leave_open(self, state: int, code: int, reason: str, by: By) -> None:
         self._stop_writing()
         self._state = state
         self._reader = _UNUSED if state == _ENDING else self._reader or self._new_reader()
         if self._end is None:
-            self._end = Farewell(code, reason, self.limits.close_timeout_s, self.abort)
+            self._end = Farewell(code, reason, by, self.limits.close_timeout_s, self.abort)
 
     def _tell(self, code: int, reason: str) -> None:
         receiver, self.receiver = self.receiver, NOBODY
@@ -241,12 +248,7 @@ class Channel(Outgoing):
 
     @classmethod
     def from_state(
-        cls,
-        state: ChannelState,
-        receiver: Receiver,
-        limits: ChannelLimits,
-        *,
-        on_end: Callable[[], None] | None = None,
+        cls, state: ChannelState, receiver: Receiver, limits: ChannelLimits, *, on_end: OnEnd | None = None
     ) -> Channel:
         """Return the channel that goes on from `state` once it has a transport."""
         channel = cls(receiver, limits, deflates=state.deflates, half=state.half, on_end=on_end)
@@ -285,8 +287,9 @@ class Channel(Outgoing):
     def give_away(self) -> None:
         """Let go of the connection, which another process has now: nothing is sent, and neither end is told."""
         transport = self._transport
-        self.receiver, self.on_end = NOBODY, None
+        self.receiver = NOBODY
         self._let_go()
+        self._tell_lender(MOVED)
         if transport is not None:
             transport.set_protocol(asyncio.Protocol())
             transport.abort()

@@ -167,7 +167,7 @@ class Draining:
 
     @property
     def _clients(self) -> int:
-        return self._sio.eio.connections + self._sio.eio.guests.count
+        return self._sio.eio.clients
 
     def _send_away(self, most: int, tasks: asyncio.TaskGroup, *, patient: bool, within_s: float = CLOSE_WAIT_S) -> None:
         """Send up to `most` clients away; if `patient`, none for whom a handler runs."""

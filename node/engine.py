@@ -99,10 +99,9 @@ class Engine:
         return len(self.sessions)
 
     @property
-    def adopted(self) -> int:
-        """WebSockets of sessions that were handed over by a balancer."""
-        channels = [each.channel for each in (*self.sessions.values(), *self.lingering.values())]
-        return sum(channel is not None and channel.on_end is not None for channel in channels)
+    def clients(self) -> int:
+        """Sessions, and WebSockets of the application's own, however they came here."""
+        return len(self.sessions) + self.guests.count
 
     def attach(self, app: web.Application, engineio_path: str = "engine.io") -> None:
         """Serve Engine.IO in `app` under this path."""

@@ -14,7 +14,9 @@ from weakref import WeakSet
 from aiohttp import web
 
 from cluster.closing import CloseCode
+from node.arrival import TOLD
 from node.channel import Channel, Receiver
+from node.farewell import Fate
 from node.opening import take_over
 
 if TYPE_CHECKING:
@@ -48,12 +50,12 @@ class Guests:
         channel, response = take_over(request, receiver, self._engine.limits)
         on_end = channel.on_end
 
-        def ended() -> None:
+        def ended(fate: Fate) -> None:
             self._channels.discard(channel)
             if not self._channels:
                 self._nobody_left.set()
             if on_end is not None:
-                on_end()
+                on_end(fate)
 
         self._channels.add(channel)
         channel.on_end = ended
@@ -102,6 +104,8 @@ class Guests:
 
 
 async def _close(response: web.WebSocketResponse) -> None:
+    if not response.closed:
+        response[TOLD] = CloseCode.GOING_AWAY
     await response.close(code=CloseCode.GOING_AWAY, message=b"server leaves")
 
 

@@ -27,7 +27,7 @@ def add_healthz(sio: Server, announcer: Announcer, bus: Bus | None) -> None:
             "name": record.name,
             "port": record.port,
             "state": announcer.state,
-            "connections": sio.eio.connections,
+            "connections": sio.eio.clients,
             "users": record.users,
             "redis": announcer.redis,
             "loop_lag_ms": record.loop_lag_ms,

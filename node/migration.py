@@ -20,12 +20,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from cluster.closing import CloseCode
 from node.channel import Channel, ChannelState, NotQuiet
 from node.engine import Engine
+from node.farewell import OnEnd
 from node.plain import NotPortable, check_plain
 from node.polling import Polling
 from node.reader import HalfRead
@@ -146,7 +147,7 @@ def forget(session: Session) -> None:
         session.channel.give_away()
 
 
-def give(engine: Engine, state: dict[str, Any], *, on_end: Callable[[], None] | None = None) -> Session:
+def give(engine: Engine, state: dict[str, Any], *, on_end: OnEnd | None = None) -> Session:
     """Return the session that goes on from `state`, and tell the engine's handler.
 
     Raises NotPortable; then nothing of it is here.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import binascii
 from base64 import b64encode
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from hashlib import sha1
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from multidict import MultiMapping
 
 from node.channel import Channel, ChannelLimits, Receiver
 from node.deflate import agree
+from node.farewell import OnEnd
 from node.reader import HalfRead
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -86,7 +87,7 @@ def open_raw(
     limits: ChannelLimits,
     headers: Headers = (),
     *,
-    on_end: Callable[[], None] | None = None,
+    on_end: OnEnd | None = None,
 ) -> Channel:
     """As `take_over`, for a connection that aiohttp never had: a GET by HTTP/1.1 without a body was read from it.
 
@@ -145,7 +146,7 @@ def _detach(handler: RequestHandler) -> tuple[asyncio.Transport | None, bytes]:
 class _Client(NamedTuple):
     transport: asyncio.Transport
     early: bytes
-    on_end: Callable[[], None] | None
+    on_end: OnEnd | None
 
 
 def _open(

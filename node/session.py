@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from cluster.closing import CloseCode
+from cluster.ends import By
 from node.environ import Environ
 from node.frames import TEXT, frame
 from node.refusal import POLLING, WEBSOCKET
@@ -175,7 +176,7 @@ class Session:
         if self.channel is not None:
             if reason == SERVER_DISCONNECT:
                 self.channel.write(CLOSE.frames)
-            self.channel.close(code)
+            self.channel.close(code, by=By.LOST if reason == PING_TIMEOUT else By.NODE)
         elif self.polling is not None:
             self.polling.close()
 

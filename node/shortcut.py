@@ -7,12 +7,12 @@ to be refused.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from aiohttp.http import HttpProcessingError, HttpRequestParser, HttpVersion11, RawRequestMessage
 
 from cluster.handoff import Handoff
 from node.channel import Channel, Receiver
+from node.farewell import OnEnd
 from node.intake import Intake
 from node.opening import BadOpening, Headers, open_raw
 
@@ -27,7 +27,7 @@ class Shortcut:
         self._intake = intake
         self._target = f"{path}?"
 
-    def __call__(self, transport: asyncio.Transport, given: Handoff, on_end: Callable[[], None]) -> bool:
+    def __call__(self, transport: asyncio.Transport, given: Handoff, on_end: OnEnd) -> bool:
         parsed = _parsed(given.received)
         if parsed is None:
             return False

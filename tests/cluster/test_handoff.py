@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -15,16 +16,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import handoff
+from cluster.ends import By, End
 from cluster.handoff import BadPacket, Closed, Handoff, Message, Refused, Taken, message_in
 from tests.support.handing import open_descriptors
 
 NUMBER = st.integers(0, 2**64 - 1)
 CODING = st.text(st.characters(codec="utf-8"), max_size=200)
+SIZE = st.none() | st.integers(0, 2**56 - 1)
+ENDS = st.builds(End, st.integers(0, 2**63 - 1), st.integers(0, 65535), st.sampled_from(By), SIZE, SIZE)
 MESSAGES: st.SearchStrategy[Message] = st.one_of(
     st.builds(Handoff, NUMBER, NUMBER, CODING, st.binary(max_size=5000)),
     st.builds(Taken, NUMBER),
     st.builds(Refused, NUMBER, CODING),
-    st.builds(Closed, st.lists(NUMBER, max_size=50).map(tuple)),
+    st.builds(Closed, st.lists(ENDS, max_size=50).map(tuple)),
 )
 
 
@@ -43,6 +47,21 @@ def connected() -> Iterator[tuple[socket.socket, socket.socket]]:
 def test_every_message_is_read_as_it_was_written(message: Message) -> None:
     """For all four kinds, with any numbers, texts and bytes."""
     assert message_in(message.to_bytes()) == message
+
+
+@given(st.lists(ENDS, max_size=50))
+def test_a_balancer_that_knows_no_facts_reads_the_numbers_all_the_same(ends: list[End]) -> None:
+    """Of a version before them it took each word for a number; no connection of its has one with the top bit."""
+    rest = Closed(tuple(ends)).to_bytes()[1:]
+    words = struct.unpack(f"!{len(rest) // 8}Q", rest)
+    assert [word for word in words if word < 2**63] == [end.id for end in ends]
+
+
+@pytest.mark.parametrize("report", [b"C1234567", b"C" + b"\xff" * 8])
+def test_a_report_that_is_cut_or_about_nobody_is_refused(report: bytes) -> None:
+    """Seven bytes; a fact with no number before it."""
+    with pytest.raises(BadPacket):
+        message_in(report)
 
 
 @given(st.binary(max_size=200))
@@ -81,7 +100,7 @@ def test_the_largest_packets_fit_in_one_message(pair: tuple[socket.socket, socke
     ours, theirs = pair
     for message in (
         Handoff(1, 2, "c" * 300, bytes(handoff.MOST_BYTES)),
-        Closed(tuple(range(handoff.MOST_CLOSED_IN_ONE))),
+        Closed(tuple(End(number, 1000, By.NODE, number, number) for number in range(handoff.MOST_CLOSED_IN_ONE))),
     ):
         handoff.send(ours, message)
         packet, _ = handoff.receive(theirs)

@@ -82,6 +82,7 @@ def test_every_metric_and_label_that_is_asked_for_is_in_a_real_answer(tmp_path: 
         async with running_stack(tmp_path, nodes=1) as stack:
             await use(stack)
             await eventually(lambda: _has(stack, "flotilla_rejected_total"), what="what was refused is counted")
+            await eventually(lambda: _has(stack, "flotilla_handoff_closes_total"), what="who went is counted")
             found = await measured(stack)
             missing = []
             for query in queries():

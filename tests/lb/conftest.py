@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
 import pytest
 import uvloop
+
+from tests.support.access_lines import Lines, access_lines
 
 Run = Callable[[Callable[[], Coroutine[Any, Any, None]]], None]
 """Runs a test's `main` in an event loop of its own."""
@@ -24,3 +26,10 @@ def run(request: pytest.FixtureRequest) -> Run:
             runner.run(main())
 
     return run_main
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """Give the access lines of a test."""
+    with access_lines() as found:
+        yield found

@@ -14,7 +14,7 @@ import pytest
 import lb.handoff
 import lb.upgrade
 from cluster import handoff
-from cluster.handoff import Closed, Handoff, Refused, Taken
+from cluster.handoff import Handoff, Refused, Taken
 from lb.metrics import NodeCounts
 from tests.lb.conftest import Run
 from tests.support.balancer import Balancer, balancer, upgrade_request
@@ -23,6 +23,7 @@ from tests.support.handing import (
     BareNode,
     adopting_node,
     bare_node,
+    closed,
     echoes,
     frame,
     hands_over,
@@ -84,7 +85,7 @@ def test_until_the_node_has_answered_nothing_is_read_and_nothing_is_sent(run: Ru
                 assert await caller.reader.readexactly(13) == b"from the node"
                 assert count(front) == (1, 1, 1)
             assert await caller.rest() == b"", "ours was the last copy but the node's"
-            link.say(Closed((given.id,)))
+            link.say(closed(given.id))
             await eventually(lambda: count(front) == (0, 0, 1))
 
     run(main)
@@ -100,7 +101,7 @@ def test_a_connection_that_ends_before_the_worker_has_read_the_answer_is_not_cou
             (await front.connect()).send(upgrade_request())
             link = await node.link()
             given = await link.packet()
-            link.say(Taken(given.id), Closed((given.id,)))
+            link.say(Taken(given.id), closed(given.id))
             await eventually(lambda: count(front) == (0, 0, 1))
             (await front.connect()).send(upgrade_request())
             given = await link.packet()
@@ -306,7 +307,7 @@ def test_a_node_that_talks_nonsense_loses_its_link(run: Run, tmp_path: Path, cap
                 caller.send(upgrade_request())
                 link = await node.link()
                 given = await link.packet()
-                link.say(Taken(given.id), Taken(12345), Closed((99,)))
+                link.say(Taken(given.id), Taken(12345), closed(99))
                 await eventually(lambda: count(front)[0] == 1)
                 before = open_descriptors()
                 socket.send_fds(link.sock, [nonsense], [link.sock.fileno()])
@@ -406,7 +407,7 @@ def test_a_client_that_leaves_during_the_handoff_is_the_nodes_to_find(run: Run, 
             await eventually(lambda: count(front) == (1, 1, 1))
             with link.client() as client:
                 assert await asyncio.get_running_loop().sock_recv(client, 1) == b""
-            link.say(Closed((given.id,)))
+            link.say(closed(given.id))
             await eventually(lambda: count(front) == (0, 0, 1))
 
     run(main)
@@ -427,7 +428,7 @@ def test_thousands_of_ends_in_one_packet_are_counted(run: Run, tmp_path: Path) -
                 link.say(Taken(given.id))
             await eventually(lambda: count(front)[0] == 20)
             assert link is not None
-            link.say(Closed((*numbers, *numbers, *range(10_000, 17_000))))
+            link.say(closed(*numbers, *numbers, *range(10_000, 17_000)))
             await eventually(lambda: count(front) == (0, 0, 20))
 
     run(main)
@@ -464,7 +465,7 @@ def test_a_worker_that_was_stopped_itself_hears_what_was_said_in_time(run: Run, 
             (await front.connect()).send(upgrade_request())
             link = await node.link()
             given = await link.packet()
-            link.say(*[Closed((10_000 + number,)) for number in range(250)], Taken(given.id))
+            link.say(*[closed(10_000 + number) for number in range(250)], Taken(given.id))
             time.sleep(1.5 * (handoff.VALID_S + lb.handoff.ANSWER_MARGIN_S))  # noqa: ASYNC251 (nobody runs meanwhile)
             await eventually(lambda: front.front.connections == 0)
             assert count(front) == (1, 1, 1)

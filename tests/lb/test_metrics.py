@@ -68,13 +68,44 @@ class TestCounters:
         metrics = Metrics()
         metrics.handed_over("n1", 0.0004)
         metrics.handed_over("n1", 7.0)
-        metrics.handed_over_closed("n1", 90_000.0)
+        metrics.handed_over_closed("n1", 90_000.0, 1000)
         assert metrics.totals.nodes["n1"] == NodeCounts(
             handoffs=2,
             handoffs_open=1,
             handoff_handshakes=histogram(HANDSHAKE_S, 0.0004, 7.0),
             handoff_life=histogram(LIFE_S, 90_000.0),
+            closes={"1000": 1},
         )
+
+    @pytest.mark.parametrize(
+        ("code", "label"),
+        [
+            (1000, "1000"),
+            (1006, "1006"),
+            (1015, "1015"),
+            (4008, "4008"),
+            (4401, "4401"),
+            (999, "other"),
+            (1016, "other"),
+            (4000, "other"),
+            (65535, "other"),
+            (0, "unknown"),
+        ],
+    )
+    def test_close_codes_have_few_labels(self, code: int, label: str) -> None:
+        """Clients may close with thousands of them."""
+        metrics = Metrics()
+        for _ in range(2):
+            metrics.handed_over("n1", 0.0004)
+            metrics.handed_over_closed("n1", 1.0, code)
+        assert metrics.totals.nodes["n1"].closes == {label: 2}
+
+    def test_what_goes_on_unheard_of_has_no_close_code(self) -> None:
+        """It is not known to have ended."""
+        metrics = Metrics()
+        metrics.handed_over("n1", 0.0004)
+        metrics.handed_over_closed("n1", 1.0, None)
+        assert metrics.totals.nodes["n1"].closes == {}
 
     def test_answers_count_by_how_long_they_took(self) -> None:
         """Whatever their status."""
@@ -435,7 +466,7 @@ class TestExposition:
         """docs/metrics.md has each name, and none that is not there."""
         pool = Pool(lambda: 0.0)
         pool.seen([record("n1")])
-        stack = Stack(Totals({"n1": NodeCounts()}, {"no_node": 1}), [Worker(index=0, pid=1, at=0.0)])
+        stack = Stack(Totals({"n1": NodeCounts(closes={"1000": 1})}, {"no_node": 1}), [Worker(index=0, pid=1, at=0.0)])
         names = {name for name, _ in samples(exposition(pool, stack, "ok", 0.001))}
         page = Path(__file__).parents[2].joinpath("docs", "metrics.md").read_text(encoding="utf-8")
         documented = {word.strip("`") for word in page.split() if word.startswith("`flotilla_")}

@@ -16,9 +16,9 @@ from aiohttp import web
 
 from cluster.member import Signal, State
 from cluster.tag import new_sid, tag_of
+from cluster.tcp_info import unread
 from lb.affinity import cookie_value
 from lb.downstream import Downstream
-from lb.tcp_info import bytes_unread
 from lb.tunnel import End
 from tests.lb.conftest import Run
 from tests.support.backends import OK, Backend, Conversation, Talk, answering, backend, hanging, tunnel_echo
@@ -32,7 +32,7 @@ from tests.support.waiting import eventually
 def counted_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Who counts the bytes; without TCP_INFO we must."""
     if request.param == "ourselves":
-        monkeypatch.setattr("lb.tunnel.bytes_received", lambda transport: None)
+        monkeypatch.setattr("lb.tunnel.counted", lambda sock: None)
     elif sys.platform != "linux":
         pytest.skip("this kernel does not tell")
     return str(request.param)
@@ -585,7 +585,7 @@ def test_what_nobody_read_is_not_counted(run: Run) -> None:
         (tunnel,) = lb.front._tunnels._open
         caller.send(bytes(48 * 2**20))
         await eventually(lambda: not tunnel.client.transport.is_reading())
-        await eventually(lambda: bytes_unread(tunnel.client.transport) > 0)
+        await eventually(lambda: unread(tunnel.client.transport.get_extra_info("socket")) > 0)
         read = tunnel.client.received
         node.conversations[0].reset()
         await eventually(lambda: lb.front.connections == 0)

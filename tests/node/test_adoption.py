@@ -16,6 +16,7 @@ import pytest
 
 import node.adoption
 from cluster import handoff
+from cluster.ends import End
 from cluster.handoff import Closed, Handoff, Message, Refused, Taken, message_in
 from node.adoption import Adoption
 from tests.lb.conftest import Run
@@ -24,6 +25,7 @@ from tests.support.handing import (
     AdoptingNode,
     adopting_node,
     application,
+    closed,
     echoes,
     frame,
     open_descriptors,
@@ -59,6 +61,17 @@ class Worker:
 
     async def hears(self, message: Message) -> None:
         await eventually(lambda: message in self.listen(), what=f"{message} is said")
+
+    @property
+    def ends(self) -> list[End]:
+        """The ends that were reported so far."""
+        return [end for said in self.listen() if isinstance(said, Closed) for end in said.ends]
+
+    async def hears_the_end(self, number: int) -> End:
+        """Wait for the end of one connection, and return what was said of it."""
+        await eventually(lambda: number in {end.id for end in self.ends}, what=f"the end of {number} is reported")
+        [end] = [end for end in self.ends if end.id == number]
+        return end
 
     def is_cut_off(self) -> bool:
         try:
@@ -113,7 +126,7 @@ def test_a_connection_is_served_from_what_was_read_on(run: Run, tmp_path: Path) 
                 assert await payload_from(caller.reader) == b"second"
                 assert adopting.adoption.count == 1
                 caller.close()
-                await worker.hears(Closed((7,)))
+                await worker.hears_the_end(7)
                 assert adopting.adoption.count == 0
 
     run(main)
@@ -171,7 +184,7 @@ def test_what_was_answered_too_late_is_let_go(run: Run, tmp_path: Path, monkeypa
                 client.setblocking(False)
                 worker.give(1, upgrade_request("/echo"), server.fileno(), valid_s=0.05)
                 monkeypatch.setattr(handoff, "send", stopped)
-                await worker.hears(Closed((1,)))
+                await worker.hears_the_end(1)
                 with pytest.raises(BlockingIOError):
                     client.recv(1)
                 assert adopting.adoption.count == 0
@@ -224,7 +237,7 @@ def test_what_is_no_single_connection_is_refused_and_closed(run: Run, tmp_path: 
     run(main)
 
 
-@pytest.mark.parametrize("packet", [b"?", b"H", Taken(1).to_bytes(), Closed((1,)).to_bytes()])
+@pytest.mark.parametrize("packet", [b"?", b"H", Taken(1).to_bytes(), closed(1).to_bytes()])
 def test_a_worker_that_talks_nonsense_loses_its_link(run: Run, tmp_path: Path, packet: bytes) -> None:
     """Others, and what it handed over before, stay; what came with the packet is closed."""
 
@@ -294,7 +307,7 @@ def test_a_client_that_was_reset_on_the_way_is_reported_closed(run: Run, tmp_pat
                 client.close()
                 worker.give(1, upgrade_request("/who"), server.fileno())
                 await worker.hears(Taken(1))
-                await worker.hears(Closed((1,)))
+                await worker.hears_the_end(1)
                 assert adopting.adoption.count == 0
 
     run(main)
@@ -339,7 +352,7 @@ def test_a_worker_that_does_not_read_is_not_waited_for(
                 caller.close()
                 await eventually(lambda: adopting.adoption.count == 0)
                 assert await _settled(adopting)
-                await worker.hears(Closed((1,)))
+                await worker.hears_the_end(1)
                 assert Taken(50) not in worker.heard
 
     async def _settled(adopting: AdoptingNode) -> bool:
@@ -359,17 +372,11 @@ def test_thousands_that_end_at_once_are_all_reported(run: Run, tmp_path: Path) -
             await eventually(lambda: adopting.adoption._links)
             [link] = adopting.adoption._links
             for number in range(100_000):
-                link.ended(number)
+                link.ended(End(number))
             await eventually(lambda: link._waiting, what="the socket is full")
-            numbers: list[int] = []
-
-            def all_heard() -> bool:
-                numbers[:] = [number for said in worker.listen() for number in getattr(said, "ids", ())]
-                return len(numbers) == 100_000
-
-            await eventually(all_heard)
-            assert numbers == list(range(100_000))
-            assert len(worker.heard) < 20
+            await eventually(lambda: len(worker.ends) == 100_000)
+            assert [end.id for end in worker.ends] == list(range(100_000))
+            assert len(worker.heard) < 50
             await eventually(lambda: not link._waiting)
 
     run(main)

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from cluster.ends import By
 from node.channel import Channel, ChannelLimits, NotQuiet
 from node.deflate import deflate
+from node.farewell import MOVED, Fate
 from node.frames import frame
 from tests.lb.conftest import Run
 from tests.support.waiting import eventually, lastingly
@@ -46,7 +48,7 @@ class Ends:
     listener: Listener
     client: socket.socket
     data: bytes = b""
-    went: list[int] = field(default_factory=list)
+    went: list[Fate] = field(default_factory=list)
 
     async def say(self, data: bytes) -> None:
         await asyncio.get_running_loop().sock_sendall(self.client, data)
@@ -81,8 +83,8 @@ class Ends:
 async def ends(limits: ChannelLimits = PATIENT, *, deflates: int = 0) -> AsyncIterator[Ends]:
     """Give a channel on a real socket; in the end it is gone, and was closed once."""
     server, client = await connected_pair()
-    listener, went = Listener(), list[int]()
-    channel = Channel(listener, limits, deflates=deflates, on_end=lambda: went.append(1))
+    listener, went = Listener(), list[Fate]()
+    channel = Channel(listener, limits, deflates=deflates, on_end=went.append)
     await asyncio.get_running_loop().connect_accepted_socket(lambda: channel, server)
     both = Ends(channel, listener, client, went=went)
     try:
@@ -473,8 +475,8 @@ def test_a_channel_goes_on_elsewhere_from_its_state(run: Run) -> None:
             sock.setblocking(False)
             both.channel.give_away()
             await both.say(second_half[100:] + text("behind"))
-            listener, went = Listener(), list[int]()
-            moved = Channel.from_state(state, listener, PATIENT, on_end=lambda: went.append(1))
+            listener, went = Listener(), list[Fate]()
+            moved = Channel.from_state(state, listener, PATIENT, on_end=went.append)
             moved.write(b"\x82\x014")  # before there is a transport
             await loop.connect_accepted_socket(lambda: moved, sock)
             await eventually(lambda: listener.messages == ["ab" + "c" * 300, "behind"])
@@ -483,10 +485,9 @@ def test_a_channel_goes_on_elsewhere_from_its_state(run: Run) -> None:
             await both.say(close(1000))
             await both.hear_all()
             both.client.close()
-            await eventually(lambda: (listener.ends, went) == ([(1000, "")], [1]))
-            assert (both.listener.ends, both.went) == ([], []), "here nobody hears of it"
+            await eventually(lambda: (listener.ends, went) == ([(1000, "")], [Fate(1000, By.CLIENT)]))
+            assert (both.listener.ends, both.went) == ([], [MOVED]), "here the receiver hears nothing of it"
             both.listener.ends.append((0, ""))
-            both.went.append(1)
 
     run(main)
 

@@ -12,6 +12,7 @@ from aiohttp.web_protocol import RequestHandler
 from tests.lb.conftest import Run
 from tests.support.balancer import Caller, upgrade_request
 from tests.support.waiting import eventually
+from tests.support.websockets import close
 
 
 def test_a_server_keeps_what_its_handlers_are_made_with() -> None:
@@ -63,6 +64,50 @@ def test_data_may_be_received_before_connection_made_has_returned(run: Run) -> N
         await eventually(lambda: wire.closed)
         assert wire.written.endswith(b"page")
         early.connection_lost(None)
+
+    run(main)
+
+
+@pytest.mark.parametrize("by", ["client", "node", "node, while it reads"])
+def test_a_websocket_response_knows_who_closed(run: Run, by: str) -> None:
+    """`_closing`: a close frame was read, or so it looks; `_close_wait`: we closed while a handler read."""
+    reads: list[web.WebSocketResponse] = []
+    ended: list[web.WebSocketResponse] = []
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        websocket = web.WebSocketResponse()
+        await websocket.prepare(request)
+        assert (websocket._closing, websocket._close_wait) == (False, None)
+        if by == "node":
+            await websocket.close(code=4001)
+        else:
+            reads.append(websocket)
+            await websocket.receive()
+        ended.append(websocket)
+        return websocket
+
+    async def main() -> None:
+        app = web.Application()
+        app.router.add_get("/ws", serve)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            caller = Caller(*await asyncio.open_connection(*runner.addresses[0][:2]))
+            caller.send(upgrade_request("/ws"))
+            await caller.head()
+            if by == "node, while it reads":
+                await eventually(lambda: reads)
+                await reads[0].close(code=4001)
+                assert reads[0].close_code == 1000, "not the code that it was closed with: no code of its is believed"
+            else:
+                caller.send(close(4001))
+            await eventually(lambda: ended)
+            assert (ended[0]._closing and ended[0]._close_wait is None) == (by == "client")
+            assert ended[0].closed
+            caller.close()
+        finally:
+            await runner.cleanup()
 
     run(main)
 

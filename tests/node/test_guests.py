@@ -12,13 +12,14 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+import socketio
 from aiohttp import web
 
 from node import Server
 from node.echo import Echo
 from tests.support.engine import serving
 from tests.support.nodes import node_here, running_node
-from tests.support.stack import running_stack
+from tests.support.stack import Stack, running_stack
 from tests.support.waiting import eventually
 from tests.support.websockets import opened
 
@@ -50,6 +51,34 @@ def test_they_get_1001_before_their_node_ends(tmp_path: Path) -> None:
             assert status == 0
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("handoff", ["auto", "never"])
+def test_they_count_as_clients_of_their_node_however_they_came(tmp_path: Path, handoff: str) -> None:
+    """In its record, where balancers, the dashboard and whoever waits for it to be empty look, and in its healthz."""
+
+    async def main() -> None:
+        lb, nodes = {"handoff": handoff}, {"app": APP, "heartbeat_s": 0.2}
+        async with aiohttp.ClientSession() as http, running_stack(tmp_path, 1, nodes, lb=lb) as stack:
+            client = socketio.AsyncClient(http_session=http)
+            await client.connect(stack.url)
+            sockets = await _opened(http, stack.url)
+            sockets += await _opened(http, f"http://127.0.0.1:{stack.ports[0]}")
+            await eventually(lambda: _counted(stack, http, 9), what="all are counted, each once")
+            for websocket in sockets[1:]:
+                await websocket.close()
+            await eventually(lambda: _counted(stack, http, 2), what="those that went are not")
+            await client.disconnect()
+            await eventually(lambda: _counted(stack, http, 1), what="nor is Socket.IO's")
+
+    asyncio.run(main())
+
+
+async def _counted(stack: Stack, http: aiohttp.ClientSession, clients: int) -> bool:
+    [node] = await stack.nodes()
+    async with http.get(f"http://127.0.0.1:{stack.ports[0]}/healthz") as answer:
+        health = await answer.json()
+    return bool((node["connections"], health["connections"]) == (clients, clients))
 
 
 @pytest.mark.parametrize("handoff", ["auto", "never"])

@@ -13,9 +13,11 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 from multidict import CIMultiDict
 
+from cluster.ends import By
 from cluster.handoff import Handoff
 from node.arrival import Adopted
 from node.channel import Channel, ChannelLimits
+from node.farewell import Fate
 from node.opening import BadOpening, answer, checked_key, open_raw, take_over
 from tests.lb.conftest import Run
 from tests.support.balancer import Caller, upgrade_request
@@ -231,7 +233,7 @@ def test_a_connection_that_was_handed_over_may_become_a_channel(run: Run) -> Non
     """Its sticky cookie is in the answer; that it ended is told when it has, not when aiohttp lets go of it."""
 
     async def main() -> None:
-        loop, ends = asyncio.get_running_loop(), list[int]()
+        loop, ends = asyncio.get_running_loop(), list[Fate]()
         there = Place(ChannelLimits(), ())
 
         async def handler(request: web.BaseRequest) -> web.StreamResponse:
@@ -240,12 +242,12 @@ def test_a_connection_that_was_handed_over_may_become_a_channel(run: Run) -> Non
         server = web.Server(handler)
         sock, client = await connected_pair()
         given = Handoff(1, 0, "n=1", upgrade_request() + text("early"))
-        await loop.connect_accepted_socket(lambda: Adopted(server, given, lambda: ends.append(1)), sock)
+        await loop.connect_accepted_socket(lambda: Adopted(server, given, ends.append), sock)
         assert b"\r\nSet-Cookie: n=1\r\n" in await loop.sock_recv(client, 65536)
         await eventually(lambda: there.listeners[0].messages == ["early"])
         assert ends == []
         client.close()
-        await eventually(lambda: ends == [1])
+        await eventually(lambda: [end.by for end in ends] == [By.LOST])
         assert there.listeners[0].ends == [(1006, "")]
         await server.shutdown(0.1)
 
@@ -258,14 +260,12 @@ def test_a_connection_that_aiohttp_never_had_is_opened_too(run: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         sock, client = await connected_pair()
-        listener, ends = Listener(), list[int]()
+        listener, ends = Listener(), list[Fate]()
         transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, sock)
         with pytest.raises(BadOpening):
             open_raw(transport, CIMultiDict(), b"", listener, ChannelLimits())
         early = text("early")
-        channel = open_raw(
-            transport, CIMultiDict(GOOD), early, listener, ChannelLimits(), on_end=lambda: ends.append(1)
-        )
+        channel = open_raw(transport, CIMultiDict(GOOD), early, listener, ChannelLimits(), on_end=ends.append)
         channel.write(b"\x82\x00")
         assert listener.messages == [], "not before the caller goes on"
         head, _, rest = (await loop.sock_recv(client, 65536)).partition(b"\r\n\r\n")
@@ -273,7 +273,7 @@ def test_a_connection_that_aiohttp_never_had_is_opened_too(run: Run) -> None:
         assert len(frames_in(rest)[0]) == 1
         assert listener.messages == ["early"]
         client.close()
-        await eventually(lambda: (listener.ends, ends) == ([(1006, "")], [1]))
+        await eventually(lambda: (listener.ends, [end.by for end in ends]) == ([(1006, "")], [By.LOST]))
 
     run(main)
 

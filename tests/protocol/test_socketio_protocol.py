@@ -61,7 +61,8 @@ def test_clients_come_by_the_way_that_is_tested(way: str) -> None:
 
     async def main(sio: Server, client: RawClient) -> None:
         [session] = sio.eio.sessions.values()
-        assert sio.eio.adopted == (way == "handoff")
+        assert session.channel is not None
+        assert (session.channel.on_end is not None) == (way == "handoff")
         assert ("HTTP_X_FORWARDED_FOR" in session.environ) == (way != "direct")
 
     run(way, main)

@@ -13,7 +13,8 @@ from pathlib import Path
 from aiohttp import WSMsgType, web
 
 from cluster import handoff
-from cluster.handoff import Handoff, Message, message_in
+from cluster.ends import End
+from cluster.handoff import Closed, Handoff, Message, message_in
 from node.adoption import Adoption
 from node.arrival import finish_adopted
 from tests.support.balancer import Balancer, Caller
@@ -112,9 +113,11 @@ class AdoptingNode:
 
 
 @asynccontextmanager
-async def adopting_node(directory: Path, name: str = "n0") -> AsyncIterator[AdoptingNode]:
-    """Run `application()` as a node named `name` whose handoff socket is in `directory`."""
-    app = application()
+async def adopting_node(
+    directory: Path, name: str = "n0", app: web.Application | None = None
+) -> AsyncIterator[AdoptingNode]:
+    """Run `app`, or else `application()`, as a node named `name` whose handoff socket is in `directory`."""
+    app = app or application()
     app.on_response_prepare.append(finish_adopted)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
@@ -131,6 +134,11 @@ async def adopting_node(directory: Path, name: str = "n0") -> AsyncIterator[Adop
                 adoption.close()
     finally:
         await runner.cleanup()
+
+
+def closed(*numbers: int) -> Closed:
+    """Return the report of a node that says no more than that these connections have ended."""
+    return Closed(tuple(map(End, numbers)))
 
 
 def hands_over(balancer: Balancer, *paths: str | Path) -> None:
