@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from cluster import handoff, redis_address
 from cluster.config import Config
 from cluster.config_file import ConfigError, parse, written
+from cluster.ends import By, End
 from cluster.lines import LineSplitter
 from cluster.member import BadRecord, Drain, NodeRecord
 from cluster.redis_address import Server
@@ -31,13 +32,19 @@ from tests.fuzz.web import parsed_request
 
 
 def check_handoff(data: bytes) -> None:
-    """A packet of the handoff socket is refused, or is exactly what its message is written as."""
+    """A packet of the handoff socket is refused, or is exactly what its message is written as.
+
+    A report of ends may say more than this version understands: what it understands is read back alike.
+    """
     try:
         message = handoff.message_in(data)
     except handoff.BadPacket as exc:
         assert str(exc)
         return
-    assert message.to_bytes() == data
+    if isinstance(message, handoff.Closed):
+        assert handoff.message_in(message.to_bytes()) == message
+    else:
+        assert message.to_bytes() == data
 
 
 def check_record(data: bytes) -> None:
@@ -217,7 +224,7 @@ _MESSAGES = (
     handoff.Handoff(7, 9, "a=b", b"GET / HTTP/1.1\r\n\r\n"),
     handoff.Taken(7),
     handoff.Refused(7, handoff.LEAVING),
-    handoff.Closed((1, 2)),
+    handoff.Closed((End(1), End(2, 1001, By.NODE, 300, 400), End(3, 4000, By.CLIENT))),
 )
 _RECORD = NodeRecord(name="n3000", host="a", port=1, incarnation="x")
 _ORIGIN = b"12345678"
@@ -235,8 +242,23 @@ HARNESSES = (
     Harness(
         "handoff",
         check_handoff,
-        ("cluster.handoff",),
-        (b"H", b"T", b"R", b"C", b"\0", b"\0\0\0\7", b"\0\3", b"\0\0\0\2", b"ab", b"\xff"),
+        ("cluster.handoff", "cluster.ends"),
+        (
+            b"H",
+            b"T",
+            b"R",
+            b"C",
+            b"\x81\0\0\0",
+            b"\x82\0\0\0",
+            b"\x83\0\0\0",
+            b"\0\3\xe9\2",
+            b"\0",
+            b"\0\0\0\7",
+            b"\0\3",
+            b"\0\0\0\2",
+            b"ab",
+            b"\xff",
+        ),
         tuple(message.to_bytes() for message in _MESSAGES),
     ),
     Harness(
