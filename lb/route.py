@@ -1,7 +1,8 @@
 """Which node gets this request?  Pure.
 
-The sid always wins, also on a draining node, which serves those that it has.  A sid of a node of another make names none,
-so the cookie stands for it.  Else the cookie wins while its node takes new sessions, and then the policy chooses.  A client that is new goes to a node with room only (`place`), whatever its cookie.
+The sid always wins, also on a draining node, which serves those that it has.  A sid of a node of another make names
+none, so the cookie stands for it.  Else the cookie wins while its node takes new sessions, and then the policy chooses.
+A client that is new goes to a node with room only (`place`), whatever its cookie.
 
 A sid whose node is gone goes to any other node all the same: that node answers "unknown sid" (400), which is what a
 Socket.IO client needs to hear to begin a new session at once, and the answer brings the cookie of the node that will
