@@ -95,6 +95,11 @@ def _workers(value: object, checked: ValidatorFunctionWrapHandler) -> int:
     return int(checked(value))
 
 
+def _unquoted(value: object) -> object:
+    """Take a version for what it looks like: YAML reads 1.2 without quotes as a number."""
+    return str(value) if isinstance(value, float) else value
+
+
 Workers = Annotated[
     int,
     Field(ge=1, le=MOST_WORKERS),
@@ -102,6 +107,11 @@ Workers = Annotated[
     PlainSerializer(lambda count: count or "auto"),
 ]
 Address = Annotated[Endpoint, BeforeValidator(parse_endpoint), PlainSerializer(str)]
+AddressOrNone = Annotated[
+    Endpoint | None,
+    BeforeValidator(lambda value: None if value in ("", None) else parse_endpoint(value)),
+    PlainSerializer(lambda endpoint: str(endpoint or "")),
+]
 
 
 class Section(BaseModel):
@@ -147,6 +157,23 @@ class Cookie(Section):
     same_site: Literal["lax", "strict", "none"] = "lax"
 
 
+class Tls(Section):
+    """TLS on the public address, and plain HTTP that only leads there; see docs/tls.md.  Paths as in `nodes.app`."""
+
+    certificate: str = ""
+    key: str = ""
+    minimum: Annotated[Literal["1.2", "1.3"], BeforeValidator(_unquoted)] = "1.2"
+    redirect: AddressOrNone = None
+    redirect_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """The port in the redirect's Location; 0: the one that `lb.listen` has."""
+    challenges: str = ""
+    """A directory of which the redirect serves /.well-known/acme-challenge/ (RFC 8555 8.3)."""
+
+    @property
+    def is_on(self) -> bool:
+        return bool(self.certificate)
+
+
 class Lb(Section):
     """The balancer."""
 
@@ -162,6 +189,7 @@ class Lb(Section):
     stickiness: Annotated[Stickiness, Field(strict=False)] = Stickiness.COOKIE
     balance: Annotated[Balance, Field(strict=False)] = Balance.LEAST_CONNECTIONS
     cookie: Cookie = Cookie()
+    tls: Tls = Tls()
     health: Health = Health()
     trusted_proxies: tuple[Network, ...] = Field(default=(), strict=False)
     proxy_protocol: bool = False

@@ -67,11 +67,33 @@ def _ejections_grow(config: Config) -> Iterator[Problem]:
 
 
 def _cross_site_cookie_is_secure(config: Config) -> Iterator[Problem]:
-    if config.lb.cookie.same_site == "none" and not config.lb.cookie.secure:
+    if config.lb.cookie.same_site == "none" and not config.lb.cookie.secure and not config.lb.tls.is_on:
         yield Problem(
             ("lb", "cookie", "same_site"),
-            "browsers refuse SameSite=None without Secure; allowed: lax, strict, or none with lb.cookie.secure: true",
+            "browsers refuse SameSite=None without Secure; allowed: lax, strict, or none with lb.cookie.secure: true"
+            " or lb.tls",
         )
+
+
+def _tls_is_whole(config: Config) -> Iterator[Problem]:
+    tls = config.lb.tls
+    if tls.certificate and not tls.key:
+        yield Problem(
+            ("lb", "tls", "certificate"),
+            "has no lb.tls.key; allowed: none of both, or a key as well (the same file, if it holds both)",
+        )
+    elif tls.key and not tls.certificate:
+        yield Problem(
+            ("lb", "tls", "key"), "has no lb.tls.certificate; allowed: none of both, or a certificate as well"
+        )
+    if tls.redirect and not tls.certificate and not tls.key:
+        yield Problem(
+            ("lb", "tls", "redirect"),
+            "leads to https, which nobody speaks here; allowed: empty, or an address with lb.tls.certificate",
+        )
+    for key, is_set in (("redirect_port", tls.redirect_port), ("challenges", tls.challenges)):
+        if is_set and not tls.redirect:
+            yield Problem(("lb", "tls", key), "belongs to lb.tls.redirect, which is empty; allowed: with one")
 
 
 def _proxies_that_introduce_are_named(config: Config) -> Iterator[Problem]:
@@ -112,15 +134,20 @@ def _ports_do_not_collide(config: Config) -> Iterator[Problem]:
             f"{nodes.local} nodes from port {nodes.first_port} on would pass port 65535;"
             f" allowed: at most {65536 - nodes.local}",
         )
-    for key, address in (("listen", lb.listen), ("admin", lb.admin)):
+    redirect = lb.tls.redirect
+    addresses = {("lb", "listen"): lb.listen, ("lb", "admin"): lb.admin}
+    for path, address in (addresses | ({("lb", "tls", "redirect"): redirect} if redirect else {})).items():
         if address.port in config.local_ports:
             yield Problem(
-                ("lb", key),
+                path,
                 f"port {address.port} is a local node's; allowed: outside"
                 f" {config.local_ports.start} to {config.local_ports.stop - 1}",
             )
     if lb.listen.port and lb.listen.port == lb.admin.port:
         yield Problem(("lb", "admin"), f"port {lb.admin.port} is lb.listen's too; allowed: any other")
+    if redirect and redirect.port and redirect.port in (lb.listen.port, lb.admin.port):
+        owner = "lb.listen" if redirect.port == lb.listen.port else "lb.admin"
+        yield Problem(("lb", "tls", "redirect"), f"port {redirect.port} is {owner}'s too; allowed: any other")
 
 
 _RULES: dict[Callable[[Config], Iterator[Problem]], tuple[str, ...]] = {
@@ -132,9 +159,10 @@ _RULES: dict[Callable[[Config], Iterator[Problem]], tuple[str, ...]] = {
         "nodes.ping_timeout_s",
     ),
     _ejections_grow: ("lb.health.eject_s", "lb.health.most_eject_s", "lb.health.eject_after"),
-    _cross_site_cookie_is_secure: ("lb.cookie.same_site", "lb.cookie.secure"),
+    _cross_site_cookie_is_secure: ("lb.cookie.same_site", "lb.cookie.secure", "lb.tls"),
+    _tls_is_whole: ("lb.tls",),
     _proxies_that_introduce_are_named: ("lb.proxy_protocol", "lb.trusted_proxies"),
     _there_are_nodes_that_hear_each_other: ("redis", "nodes.local", "nodes.static", "nodes.discover"),
-    _ports_do_not_collide: ("nodes.first_port", "nodes.local", "lb.listen", "lb.admin"),
+    _ports_do_not_collide: ("nodes.first_port", "nodes.local", "lb.listen", "lb.admin", "lb.tls.redirect"),
 }
 """Each rule, with the keys that it looks at."""

@@ -58,6 +58,15 @@ def unread(sock: Any) -> int:
     return found[0]
 
 
+def untaken(sock: Any) -> int:
+    """Return how many bytes that were written wait in the kernel for the peer to take them (SIOCOUTQ, on Linux)."""
+    if sys.platform != "linux":
+        return 0
+    found = array.array("i", [0])
+    fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, found)
+    return found[0]
+
+
 def carried(sock: Any) -> tuple[int, int] | None:
     """Return how many bytes were read from `sock`, and how many were written to it, since its connection opened.
 

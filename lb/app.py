@@ -20,6 +20,7 @@ from cluster.member import State
 from cluster.rundir import RunDir
 from lb.admin import Sources, admin_app
 from lb.canary import Canary
+from lb.certificates import Files
 from lb.discovery import Discovery
 from lb.drains import Drains
 from lb.entrance import Entrance
@@ -36,6 +37,7 @@ from lb.pool import Change, Node, Pool
 from lb.reports import Reports
 from lb.roster import worker_count
 from lb.terms import Terms
+from lb.tls import Tls
 
 log = logging.getLogger(__name__)
 
@@ -77,8 +79,11 @@ class Worker:
         options, config = self._options, self._config
         listening, admin_listening = _inherited(options.listen_fd), _inherited(options.admin_fd)
         metrics = Metrics()
-        handing = config.lb.handoff == "auto"
         events = Events(options.run_dir, options.index)
+        files = Files.of(config.lb.tls, options.loaded.base)
+        tls = None if files is None else Tls(files, events.happened, metrics.tls_handshake)
+        # The state of a TLS connection is in this process, and cannot go with its descriptor.
+        handing = config.lb.handoff == "auto" and tls is None
 
         def changed(change: Change) -> None:
             metrics.node_changed(change)
@@ -96,9 +101,9 @@ class Worker:
         canary = Canary(config)
         health = Health(pool, config.lb.health, redis_works=canary.is_heard)
         most = _most_connections(config.lb.max_connections)
-        front = Front(config, pool, metrics, most_connections=most)
+        front = Front(config, pool, metrics, most_connections=most, tls=tls)
         eviction = Eviction(pool, front.close_some, pool.terms.share)
-        reports = Reports(options.run_dir, options.index, metrics, pool, Entrance(front, events.happened))
+        reports = Reports(options.run_dir, options.index, metrics, pool, Entrance(front, events.happened), tls)
         history = History(pool)
         operations = Operations(pool, drains, events)
         sources = Sources(config, pool, reports, discovery, options.run_dir, history, operations, canary)
@@ -109,6 +114,7 @@ class Worker:
                 for run in (
                     *(discovery.run, health.run, reports.run, history.run),
                     *(drains.run, canary.run, events.run, eviction.run),
+                    *((tls.run,) if tls else ()),
                 )
             ]
             await admin.setup()

@@ -1,4 +1,7 @@
-"""New connections, accepted and looked at once: is it the short way (lb/express.py), or ours to serve?"""
+"""New connections, accepted and looked at once: is it the short way (lb/express.py), or ours to serve?
+
+On a TLS port what is looked at stays in the socket, for OpenSSL to read (lb/greeter.py).
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,13 @@ import logging
 import socket
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Protocol
 
 from lb.affinity import TrustedProxies, canonical, parse_address
 from lb.arrived import Arrived
 from lb.errors import OUR_LIMITS, BadRequest, Overloaded, TooManyConnections
-from lb.express import Express
 from lb.limits import Admission
+from lb.peeking import arrival, drop, peek, take
 from lb.proxy_protocol import read_header
 
 log = logging.getLogger(__name__)
@@ -37,10 +41,29 @@ def defer_accept(sock: socket.socket) -> None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, DEFER_S)
 
 
+class Way(Protocol):
+    """A way that connections may go."""
+
+    reads: bool
+    """Whether it is given what a connection begins with, or only shown it."""
+
+    def send(self, arrived: Arrived, gone: Callable[[], None], back: Callable[[Arrived], None]) -> Arrived | None:
+        """Return None if `arrived` is taken, and call either of the two later, or neither; else return it."""
+
+
+class Straight:
+    """No way but ours."""
+
+    reads = True
+
+    def send(self, arrived: Arrived, gone: Callable[[], None], back: Callable[[Arrived], None]) -> Arrived | None:
+        return arrived
+
+
 class Arrivals:
     """Accepts on `listening`, which it takes over.
 
-    `serve` gets each connection that does not go the short way.
+    Connections are offered to `way` first; `serve` gets those that it leaves or gives back.
     Each connection of `proxies` begins with a PROXY protocol header, waited for no longer than a request's head.
     """
 
@@ -48,7 +71,7 @@ class Arrivals:
         self,
         listening: socket.socket,
         admission: Admission,
-        express: Express,
+        way: Way,
         serve: Callable[[Arrived], None],
         *,
         proxies: TrustedProxies,
@@ -57,7 +80,7 @@ class Arrivals:
     ) -> None:
         self._listening = listening
         self._admission = admission
-        self._express = express
+        self._way = way
         self._serve = serve
         self._proxies = proxies
         self._head_timeout_s = head_timeout_s
@@ -104,67 +127,63 @@ class Arrivals:
     def _look_at(self, sock: socket.socket, peer: str) -> None:
         if not self._admission.admit():
             self._serve(Arrived(sock, peer, b"", Overloaded(self._admission.limit)))
-            return
-        proxied = bool(self._proxies.networks) and parse_address(peer) in self._proxies
+        elif self._proxies.networks and parse_address(peer) in self._proxies:
+            self._introduce(sock, peer)
+        else:
+            self._take(sock, peer)
+
+    def _introduce(self, sock: socket.socket, proxy: str) -> None:
+        """Take a connection of `proxy` for its client's, when its header is there."""
         try:
-            received = sock.recv(MOST_READ, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            received = b""
+            if not self._is_introduced(sock, proxy, peek(sock)):
+                task = self._loop.create_task(self._introduction(sock, proxy))
+                self._introducing.add(task)
+                task.add_done_callback(self._introducing.discard)
         except OSError:
             self._let_go(sock)
-            return
-        else:
-            if not received:  # it has come and gone
-                self._let_go(sock)
-                return
-        if proxied:
-            self._introduce(sock, peer, received, self._loop.time() + self._head_timeout_s)
-        else:
-            self._take(sock, peer, received)
 
-    def _introduce(self, sock: socket.socket, proxy: str, received: bytes, deadline: float) -> None:
-        """Take a connection of `proxy` for its client's; the rest of the header may come until `deadline`."""
+    async def _introduction(self, sock: socket.socket, proxy: str) -> None:
+        received = b""
+        try:
+            async with asyncio.timeout(self._head_timeout_s):
+                while not self._is_introduced(sock, proxy, received):
+                    received = await arrival(sock, len(received) + 1)
+        except OSError:  # among them TimeoutError
+            self._let_go(sock)
+        except asyncio.CancelledError:
+            self._let_go(sock)
+            raise
+
+    def _is_introduced(self, sock: socket.socket, proxy: str, received: bytes) -> bool:
+        """Return whether a header is there, good or bad, and go on with the connection then.  Raises OSError."""
         try:
             header = read_header(received)
         except BadRequest as exc:
             log.info("connection refused", extra={"peer": proxy, "reason": str(exc)})
             self._rejected("bad_request")
             self._let_go(sock)
-            return
+            return True
         if header is None:
-            self._wait(sock, proxy, received, deadline)
-        else:
-            self._take(sock, header.client or proxy, received[header.size :])
-
-    def _wait(self, sock: socket.socket, proxy: str, received: bytes, deadline: float) -> None:
-        sock.setblocking(False)
-        task = self._loop.create_task(self._read_on(sock, proxy, received, deadline))
-        self._introducing.add(task)
-        task.add_done_callback(self._introducing.discard)
-
-    async def _read_on(self, sock: socket.socket, proxy: str, received: bytes, deadline: float) -> None:
-        try:
-            async with asyncio.timeout_at(deadline):
-                more = await self._loop.sock_recv(sock, MOST_READ)
-        except (OSError, TimeoutError):
-            more = b""
-        except asyncio.CancelledError:
-            self._let_go(sock)
-            raise
-        if more:
-            self._introduce(sock, proxy, received + more, deadline)
-        else:
-            self._let_go(sock)
+            return False
+        # What is behind it may be for others to read.
+        take(sock, header.size)
+        self._take(sock, header.client or proxy)
+        return True
 
     def _let_go(self, sock: socket.socket) -> None:
-        sock.close()
+        drop(sock)
         self._admission.hand_over()
 
-    def _take(self, sock: socket.socket, client: str, received: bytes) -> None:
+    def _take(self, sock: socket.socket, client: str) -> None:
+        try:
+            received = take(sock, MOST_READ) if self._way.reads else peek(sock)
+        except OSError:
+            self._let_go(sock)
+            return
         if not self._admission.enter(client):
             self._admission.hand_over()
             self._serve(Arrived(sock, client, received, TooManyConnections(client)))
             return
-        ours = self._express.send(Arrived(sock, client, received), self._admission.hand_over, self._serve)
+        ours = self._way.send(Arrived(sock, client, received), self._admission.hand_over, self._serve)
         if ours is not None:
             self._serve(ours)

@@ -40,7 +40,11 @@ class Facts:
 
 def banner(config: Config, facts: Facts) -> str:
     """Return the picture as lines of text."""
-    rows = [("open", _page(facts.listen)), ("admin", f"{url(facts.admin)}   (python -m lb status)")]
+    scheme = "https" if config.lb.tls.is_on else "http"
+    rows = [
+        ("open", _page(facts.listen, scheme)),
+        ("admin", f"{url(facts.admin)}   (python -m lb status)"),
+    ]
     if facts.nodes:
         rows.append(("nodes", f"{' '.join(facts.nodes)}   app {config.nodes.app}"))
     if facts.adopted:
@@ -55,12 +59,12 @@ def banner(config: Config, facts: Facts) -> str:
     )
 
 
-def url(endpoint: Endpoint) -> str:
+def url(endpoint: Endpoint, scheme: str = "http") -> str:
     """Return the URL at which a browser on this host reaches what listens on `endpoint`."""
     host = "localhost" if endpoint.host in _WILDCARDS else endpoint.host
-    return f"http://{Endpoint(host, endpoint.port)}/"
+    return f"{scheme}://{Endpoint(host, endpoint.port)}/"
 
 
-def _page(endpoint: Endpoint) -> str:
+def _page(endpoint: Endpoint, scheme: str) -> str:
     hint = f"   (listens on {endpoint})" if endpoint.host in _WILDCARDS else ""
-    return url(endpoint) + hint
+    return url(endpoint, scheme) + hint

@@ -12,6 +12,7 @@ from cluster.config import EMBEDDED, Balance, Config, Stickiness
 from cluster.config_file import Loaded, load
 from cluster.errors import StartError, UsageError
 from cluster.redis_link import without_password
+from lb import certificates
 from lb.preflight import app_problem
 from lb.roster import worker_count
 
@@ -34,6 +35,7 @@ def summary(loaded: Loaded) -> Iterator[str]:
         "config": str(loaded.file or "built-in defaults"),
         "listen": str(config.lb.listen),
         "admin": str(config.lb.admin),
+        **tls_rows(loaded),
         "workers": str(worker_count(config.lb)),
         "redis": without_password(config.redis),
         "nodes": _nodes(config),
@@ -43,6 +45,15 @@ def summary(loaded: Loaded) -> Iterator[str]:
         rows["note"] = "clients are placed by address: behind a proxy, name it in lb.trusted_proxies, or all seem one"
     for name, text in rows.items():
         yield f"  {name:10}{text}"
+
+
+def tls_rows(loaded: Loaded) -> dict[str, str]:
+    """Return what to say of TLS, if it is spoken.  Raises CertificateError."""
+    tls = loaded.config.lb.tls
+    if not tls.is_on:
+        return {}
+    shown = {"tls": certificates.summary(tls, loaded.base)}
+    return shown | ({"redirect": str(tls.redirect)} if tls.redirect else {})
 
 
 def places_by_address(config: Config) -> bool:
@@ -60,6 +71,7 @@ def _problems(loaded: Loaded) -> Iterator[str]:
     """Yield what the file itself does not tell: limits, packages and the application of this very host."""
     config = loaded.config
     yield from _raised(lambda: descriptors.check_connections(config))
+    yield from _raised(lambda: certificates.check(config.lb.tls, loaded.base))
     if config.redis == EMBEDDED:
         yield from _raised(embedded.binary)
     if config.nodes.local and (problem := asyncio.run(app_problem(loaded.file, loaded.base))):

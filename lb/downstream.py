@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from aiohttp.http_exceptions import LineTooLong
@@ -23,12 +24,15 @@ from aiohttp.web import Server as AiohttpServer
 
 from lb.access import AccessLog
 from lb.arrived import Arrived
-from lb.errors import BadRequest, BalancerError, ClientTooSlow, HeadTooLarge, Overloaded, answer_to
+from lb.errors import BadRequest, BalancerError, ClientTooSlow, HeadTooLarge, Overloaded, PlainHttp, answer_to
 from lb.exchange import Sent, abort
 from lb.limits import Admission
 from lb.route import Choice
 
 log = logging.getLogger(__name__)
+
+FIRST_REQUEST_S = 1.0
+"""How long a TLS connection may take to bring its first request when its worker stops."""
 
 LINGER_S = 1.0
 """How long a refused client may read its answer: closing at once would reset the connection under it."""
@@ -43,6 +47,15 @@ class DownstreamLimits:
     idle_timeout_s: float
     rejected: Callable[[str], None]
     access: AccessLog
+
+    def refused(self, peer: str, why: BalancerError) -> None:
+        """Count and log a client that is not let in."""
+        self.rejected(_COUNTED.get(type(why), "address"))
+        if self.access.is_on:
+            self.access.refused(peer, why.http_status, str(why))
+
+
+_COUNTED: dict[type[BalancerError], str] = {Overloaded: "overloaded", PlainHttp: "plain_http"}
 
 
 class Downstream(RequestHandler):
@@ -136,10 +149,27 @@ class Downstream(RequestHandler):
         """Do not wait for the rest of a body that will not come when the connection ends with an answer."""
         self._lingering_time = 0.0
 
-    def end_if_idle(self) -> None:
-        """End the connection unless a request is being answered, or was read and waits for its turn."""
-        if not self._request_in_progress and not self._messages:
+    def end_if_idle(self, *, patiently: bool = True) -> None:
+        """End the connection unless a request is being answered, or was read and waits for its turn.
+
+        If `patiently`, a TLS connection that has just come gets a moment: its first request may be on its way.
+        """
+        transport = self.transport
+        if self._request_in_progress or self._messages:
+            return
+        if transport is None or transport.can_write_eof():
             self.force_close()
+        elif patiently and not self._request_count:
+            self._loop.call_later(FIRST_REQUEST_S, partial(self.end_if_idle, patiently=False))
+        else:
+            self.force_close()
+            # Who keeps a connection in store does not listen to it, and would not hear that we want to close it.
+            self._loop.call_later(LINGER_S, transport.abort)
+
+    @property
+    def never_came(self) -> bool:
+        """Whether its connection was lost before there was one."""
+        return self.transport is None and self._admitted
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._end_head()
@@ -222,10 +252,7 @@ class Downstream(RequestHandler):
             self.transport.write(answer_to(problem, close=True))
 
     def _refuse(self, transport: asyncio.Transport, why: BalancerError) -> None:
-        limits = self._limits
-        limits.rejected("overloaded" if isinstance(why, Overloaded) else "address")
-        if limits.access.is_on:
-            limits.access.refused(self.peer, why.http_status, str(why))
+        self._limits.refused(self.peer, why)
         transport.write(answer_to(why, close=True))
         self._let_read(transport)
 
@@ -234,7 +261,10 @@ class Downstream(RequestHandler):
         self._force_close = True  # aiohttp ignores what still arrives
         if not transport.is_closing() and self._limits.admission.linger():
             self._lingers = True
-            transport.write_eof()
+            if transport.can_write_eof():
+                transport.write_eof()
+            else:
+                transport.close()  # TLS: says that no more comes, and passes over what still does
             self._loop.call_later(LINGER_S, transport.abort)
         else:
             transport.close()

@@ -23,11 +23,13 @@ RETRY_AFTER_S = 1
 class BalancerError(FlotillaError):
     """Base of all errors that end in an answer of the balancer's own.
 
-    Its text is for the log; the client reads `http_status` and nothing of our inside.
+    Its text is for the log; the client reads `http_status`, what it is `told`, and nothing of our inside.
     """
 
     http_status = HTTPStatus.INTERNAL_SERVER_ERROR
     retry_after_s: int | None = None
+    told = ""
+    """What the client reads besides the status."""
     closes = False
     """Whether the client's connection ends with this answer: what follows on it cannot be trusted, or is not wanted."""
 
@@ -43,6 +45,12 @@ class HeadTooLarge(BadRequest):
     """A request line or a header field is longer than we read (RFC 6585 5)."""
 
     http_status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+
+
+class PlainHttp(BadRequest):
+    """Plain HTTP where TLS is spoken (`lb.tls`)."""
+
+    told = "this port speaks https\n"
 
 
 class VersionNotSupported(BadRequest):
@@ -143,7 +151,7 @@ class NodeTooSlow(BalancerError):
 def answer_to(exc: BalancerError, *, close: bool, head_only: bool = False) -> bytes:
     """Return the whole HTTP/1.1 answer that tells a client of `exc`."""
     phrase = exc.http_status.phrase
-    body = f"{exc.http_status.value} {phrase}\n".encode()
+    body = f"{exc.http_status.value} {phrase}\n{exc.told}".encode()
     lines = [
         f"HTTP/1.1 {exc.http_status.value} {phrase}",
         "Content-Type: text/plain; charset=utf-8",

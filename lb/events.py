@@ -79,9 +79,9 @@ class Events:
             )
         )
 
-    def happened(self, kind: str, reason: str, node: str = "") -> None:
-        """Remember and log, as a warning, something that is no change of a state."""
-        log.warning(kind, extra={"reason": reason} | ({"node": node} if node else {}))
+    def happened(self, kind: str, reason: str, node: str = "", level: int = logging.WARNING) -> None:
+        """Remember and log something that is no change of a state."""
+        log.log(level, kind, extra={"reason": reason} | ({"node": node} if node else {}))
         self._add(Event(at=self._wall(), worker=self._index, kind=kind, reason=reason, node=node))
 
     def panicked(self, begins: bool, reason: str) -> None:

@@ -15,7 +15,7 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
-from lb.exposition_state import canary, changes, entrance, states
+from lb.exposition_state import canary, changes, entrance, states, tls
 from lb.metrics import STATUS_CLASSES
 from lb.pool import Node, Pool
 from lb.reports import Stack
@@ -45,6 +45,7 @@ class _Picture(Collector):
         yield from changes(self.stack)
         yield from entrance(self.stack)
         yield from canary(self.canary_s)
+        yield from tls(self.stack)
         yield from _carried(self.stack)
         yield from _took(self.stack)
         yield from _workers(self.stack)

@@ -45,6 +45,22 @@ def entrance(stack: Stack) -> Iterator[Metric]:
     yield from (waiting, share)
 
 
+def tls(stack: Stack) -> Iterator[Metric]:
+    handshakes = CounterMetricFamily("flotilla_tls_handshakes", "TLS handshakes that succeeded.", labels=["kind"])
+    for kind, count in stack.totals.tls.items():
+        handshakes.add_metric([kind], count)
+    secured = [worker for worker in stack.workers if worker.certificate_expires]
+    if not secured:
+        return
+    expires = GaugeMetricFamily("flotilla_certificate_expiry_timestamp_seconds", "When the certificate in use ends.")
+    expires.add_metric([], min(worker.certificate_expires for worker in secured))
+    refused = GaugeMetricFamily(
+        "flotilla_certificate_refused", "1 while the files hold what cannot be used, and the one before goes on."
+    )
+    refused.add_metric([], any(worker.certificate_refused for worker in secured))
+    yield from (handshakes, expires, refused)
+
+
 def canary(seconds: float | None) -> Iterator[Metric]:
     if seconds is not None:
         family = GaugeMetricFamily("flotilla_redis_canary_seconds", "A message from us through Redis to us.")

@@ -35,6 +35,8 @@ from lb.upgrade import head_for
 class Express:
     """Takes the connections that can go the short way."""
 
+    reads = True
+
     def __init__(
         self,
         recogniser: Recogniser,

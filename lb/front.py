@@ -8,30 +8,31 @@ import socket
 import time
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
-from itertools import count
 from typing import Protocol, cast
 
 from aiohttp.http import StreamWriter
-from aiohttp.web import BaseRequest, Server
+from aiohttp.web import BaseRequest
 
 from cluster.config import Config
 from lb.access import AccessLog
 from lb.affinity import Recogniser, TrustedProxies, set_cookie
 from lb.arrivals import Arrivals, defer_accept
-from lb.arrived import Arrived
 from lb.crowd import Crowd
 from lb.downstream import Downstream, DownstreamLimits
 from lb.errors import BadRequest, BalancerError, Busy, ClientTooSlow, NoNodeAvailable, answer_to
 from lb.exchange import Exchange, Sent
 from lb.express import Express
 from lb.forward import ExchangeMetrics, Forwarder
+from lb.greeter import Greeter
 from lb.handoff import HandoffMetrics, Handoffs
 from lb.headers import Via, is_websocket_upgrade
 from lb.keepalive import keep_alive
 from lb.limits import Admission
 from lb.pool import Node, Pool
+from lb.reception import Reception
 from lb.route import Router
 from lb.strict import read_strictly
+from lb.tls import Tls
 from lb.trace import made
 from lb.tunnel import TunnelMetrics, Tunnels
 from lb.turnstile import Turnstile
@@ -48,18 +49,22 @@ class FrontMetrics(ExchangeMetrics, TunnelMetrics, HandoffMetrics, ConnectMetric
 class Front:
     """The public side of one worker.  Must be made inside a running event loop."""
 
-    def __init__(self, config: Config, pool: Pool, metrics: FrontMetrics, *, most_connections: int) -> None:
+    def __init__(
+        self, config: Config, pool: Pool, metrics: FrontMetrics, *, most_connections: int, tls: Tls | None = None
+    ) -> None:
         lb = self._lb = config.lb
         self._loop = asyncio.get_running_loop()
         self._pool = pool
         self._metrics = metrics
         self._recogniser = Recogniser.of(config)
+        self._secure = tls is not None
+        cookie = lb.cookie.model_copy(update={"secure": True}) if self._secure else lb.cookie
         self._cookie_for: Callable[[str], str] = lru_cache(maxsize=1024)(
-            lambda slot: set_cookie(config.cookie_name, lb.cookie, slot, self._recogniser.secret)
+            lambda slot: set_cookie(config.cookie_name, cookie, slot, self._recogniser.secret)
         )
         self._access = AccessLog(self._recogniser.proxies)
         self._trace = made if lb.traceparent == "make" else bytes
-        self._stopping = self._is_over = False
+        self._stopping = False
         self._empty = asyncio.Event()
         self._admission = Admission(most_connections, lb.connections_per_address, on_empty=self._empty.set)
         self._upstream = Upstream(pool, metrics, lb.connect_timeout_s)
@@ -79,11 +84,9 @@ class Front:
             rejected=metrics.rejected,
             access=self._access,
         )
-        # What `_serve` returns is no StreamResponse, see `Sent`.
-        self._server = Server(self._serve, handler_cancellation=True)  # type: ignore[arg-type]
-        self._numbers = count(1)
+        self._reception = Reception(self._serve, self._limits, tls)
+        self._greeter = Greeter(self._admission, lb.head_timeout_s, metrics.rejected) if tls else None
         self._arrivals: Arrivals | None = None
-        self._receiving: set[asyncio.Task[None]] = set()
 
     @property
     def connections(self) -> int:
@@ -116,52 +119,27 @@ class Front:
         self._arrivals = Arrivals(
             listening,
             self._admission,
-            self._express,
-            self._receive,
+            self._greeter or self._express,
+            self._reception.receive,
             proxies=TrustedProxies.of(lb.trusted_proxies if lb.proxy_protocol else ()),
             head_timeout_s=lb.head_timeout_s,
             rejected=self._metrics.rejected,
         )
         self._arrivals.open()
 
-    def _receive(self, arrived: Arrived) -> None:
-        if self._is_over:
-            self._let_go(arrived)
-            return
-        task = self._loop.create_task(self._received(arrived))
-        self._receiving.add(task)
-        task.add_done_callback(self._receiving.discard)
-
-    async def _received(self, arrived: Arrived) -> None:
-        arrived.sock.setblocking(False)
-        number = next(self._numbers)
-        connection = Downstream(self._server, self._limits, number, arrived)
-        try:
-            await self._loop.connect_accepted_socket(lambda: connection, arrived.sock)
-        except OSError as exc:
-            log.debug("connection lost as it came", extra={"conn": number, "reason": exc.strerror})
-            self._let_go(arrived)
-
-    def _let_go(self, arrived: Arrived) -> None:
-        arrived.sock.close()
-        if arrived.refusal is None:
-            self._admission.leave(arrived.peer)
-
     async def stop(self, drain_s: float) -> None:
         """Stop accepting; let exchanges and tunnels finish for `drain_s`; end the rest."""
         self._stopping = True
         if self._arrivals is not None:
             self._arrivals.close()
-        if self._receiving:
-            await asyncio.wait(self._receiving)
-        for connection in self._server.connections:
-            cast(Downstream, connection).end_if_idle()
+        if self._greeter is not None:
+            self._greeter.wind_down()
+        await self._reception.wind_down()
         if not await self._emptied(drain_s):
-            self._is_over = True
+            self._reception.shut()
             self._handoffs.close()
             self._tunnels.close()
-            for connection in self._server.connections:
-                cast(Downstream, connection).end()
+            self._reception.end()
             if not await self._emptied(1.0):
                 self._tunnels.abort()
         self._upstream.close()
@@ -183,7 +161,7 @@ class Front:
         return self._logged(request, via) if self._access.is_on else self._answered(request, via)
 
     def _via(self, peer: str) -> Via:
-        return Via(peer, self._recogniser.trusts(peer), self._trace())
+        return Via(peer, self._recogniser.trusts(peer), self._trace(), self._secure)
 
     async def _logged(self, request: BaseRequest, via: Via) -> Sent:
         began = time.monotonic()

@@ -35,6 +35,8 @@ class Via:
     trusted: bool
     trace: bytes = b""
     """The traceparent of a request that brings none, or none that is valid; empty: it stays without (lb/trace.py)."""
+    secure: bool = False
+    """It came over TLS, which ends here."""
 
 
 def end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
@@ -107,7 +109,7 @@ def request_head(
     chain = said.get(_FOR)
     kept.append((b"X-Forwarded-For", b"%b, %b" % (chain, via.peer.encode()) if chain else via.peer.encode()))
     if b"x-forwarded-proto" not in said:
-        kept.append((b"X-Forwarded-Proto", b"http"))
+        kept.append((b"X-Forwarded-Proto", b"https" if via.secure else b"http"))
     if b"x-forwarded-host" not in said:
         kept.append((b"X-Forwarded-Host", said[b"host"]))
     return _head(b"%b %b HTTP/1.1" % (method.encode(), target.encode("utf-8", "surrogateescape")), kept)

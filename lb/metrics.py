@@ -104,6 +104,8 @@ class Totals:
 
     nodes: dict[str, NodeCounts] = field(default_factory=dict)
     rejected: dict[str, int] = field(default_factory=dict)
+    tls: dict[str, int] = field(default_factory=dict)
+    """TLS handshakes, `full` and `resumed`."""
 
     def __iadd__(self, other: Totals) -> Totals:
         for name, counts in other.nodes.items():
@@ -111,12 +113,15 @@ class Totals:
             mine += counts
         for reason, count in other.rejected.items():
             self.rejected[reason] = self.rejected.get(reason, 0) + count
+        for kind, count in other.tls.items():
+            self.tls[kind] = self.tls.get(kind, 0) + count
         return self
 
     def to_dict(self) -> dict[str, Any]:
         return {
             "nodes": {name: counts.to_dict() for name, counts in self.nodes.items()},
             "rejected": dict(self.rejected),
+            "tls": dict(self.tls),
         }
 
     @classmethod
@@ -128,6 +133,7 @@ class Totals:
         return cls(
             {str(name): NodeCounts.from_dict(counts) for name, counts in raw["nodes"].items()},
             {str(reason): int(count) for reason, count in raw["rejected"].items()},
+            {str(kind): int(count) for kind, count in raw["tls"].items()},
         )
 
 
@@ -189,6 +195,11 @@ class Metrics:
     def rejected(self, reason: str) -> None:
         """Count a request that we answered ourselves.  `reason` is one of a few fixed words."""
         self.totals.rejected[reason] = self.totals.rejected.get(reason, 0) + 1
+
+    def tls_handshake(self, resumed: bool) -> None:
+        """Count a TLS handshake that succeeded."""
+        kind = "resumed" if resumed else "full"
+        self.totals.tls[kind] = self.totals.tls.get(kind, 0) + 1
 
     def _of(self, node: str) -> NodeCounts:
         counts = self.totals.nodes.get(node)

@@ -21,6 +21,7 @@ from cluster.usage import Usage
 from lb.entrance import Entrance
 from lb.metrics import Metrics, Totals
 from lb.pool import Node, Pool
+from lb.tls import Tls
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +53,12 @@ class Worker:
     hash_key: str = ""
     hash_share: float = 0.0
     """The address that most clients that are placed by address have, and its share of them."""
+    certificate_expires: float = 0.0
+    """Wall clock time in seconds; 0: it speaks no TLS."""
+    certificate_refused: bool = False
+    """What is in the files by now cannot be used."""
+    certificate_problem: str = ""
+    """What an operator should know of either."""
 
     def is_alive(self, now: float) -> bool:
         return now - self.at < STALE_S and psutil.pid_exists(self.pid)
@@ -70,10 +77,17 @@ class Reports:
     """The report of worker `index`, which counts in `metrics`, and the reports of its neighbours."""
 
     def __init__(
-        self, run_dir: RunDir, index: int, metrics: Metrics, pool: Pool, entrance: Entrance | None = None
+        self,
+        run_dir: RunDir,
+        index: int,
+        metrics: Metrics,
+        pool: Pool,
+        entrance: Entrance | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self._run_dir = run_dir
         self._entrance = entrance
+        self._tls = tls
         self._metrics = metrics
         self._pool = pool
         self._usage = Usage()
@@ -144,6 +158,7 @@ class Reports:
             memory_bytes=self._usage.memory_bytes(),
             loop_lag_s=self._loop_lag_s,
             **({} if self._entrance is None else self._entrance.look()),  # type: ignore[arg-type]
+            **({} if self._tls is None else self._tls.report()),  # type: ignore[arg-type]
         )
 
     def stack(self) -> Stack:

@@ -31,6 +31,7 @@ from cluster.rundir import RunDir, base_directory, run_directory, starting_up
 from cluster.supervisor import Supervisor, lifeline
 from cluster.terminal import Terminal
 from cluster.version import version
+from lb import certificates
 from lb.banner import Facts, banner
 from lb.crew import Crew
 from lb.reload import Running, conform, reload
@@ -53,6 +54,7 @@ def main(file: Path | None) -> int:
     loaded = load(file)
     config = loaded.config
     descriptors.check_connections(config)
+    certificates.check(config.lb.tls, loaded.base)
     with Output.standard(config.log.format) as output:
         logs.set_up(NAME, config.log.level, config.log.format, output.stream(NAME))
         setproctitle.setproctitle(f"flotilla {NAME}")

@@ -16,7 +16,7 @@ from typing import Protocol, cast
 
 from aiohttp.http import RawResponseMessage
 
-from cluster.tcp_info import counted, unread
+from cluster.tcp_info import counted, unread, untaken
 from lb.access import AccessLog, Asked
 from lb.downstream import Downstream
 from lb.errors import NodeFailed
@@ -62,7 +62,8 @@ class End(asyncio.BaseProtocol):
         self.data_received: Callable[[bytes], None] = out.write
         self._read = read
         sock = transport.get_extra_info("socket")
-        brought = counted(sock)
+        # Of TLS the kernel knows only what is encrypted.
+        brought = counted(sock) if transport.can_write_eof() else None
         # The node's FIN may have come with its 101.
         self._before = None if brought is None else brought.received(ended=False) - unread(sock) - read
         if brought is None:
@@ -78,6 +79,15 @@ class End(asyncio.BaseProtocol):
         assert brought is not None  # it told before, and the socket is open until the end is lost
         return brought.received(ended=self.ended) - self._before - unread(sock)
 
+    @property
+    def waiting(self) -> int:
+        """How many bytes wait to be taken by this end's peer."""
+        if self.lost:
+            return 0
+        size = self.transport.get_write_buffer_size()
+        # TLS hides what it has encrypted already; only the kernel shows whether any of that is taken.
+        return size if self.transport.can_write_eof() else size + untaken(self.transport.get_extra_info("socket"))
+
     def _count_and_write(self, data: bytes) -> None:
         self._read += len(data)
         self.out.write(data)
@@ -89,8 +99,11 @@ class End(asyncio.BaseProtocol):
             self.out.close()
             return False
         if not self.out.is_closing():
-            self.out.write_eof()
-        return True
+            if self.out.can_write_eof() and self.transport.can_write_eof():
+                self.out.write_eof()
+            else:
+                self.out.close()  # asyncio cannot end one direction of TLS: the end of one is that of both
+        return self.transport.can_write_eof()
 
     def pause_writing(self) -> None:
         self.out.pause_reading()
@@ -152,7 +165,7 @@ class Tunnel:
     def is_overdue(self, now: float, idle_s: float) -> bool:
         """Tell whether it has been quiet for too long; asked at every sweep, which is how it knows."""
         ends = (self.client, self.node_end)
-        waiting = sum(end.transport.get_write_buffer_size() for end in ends if not end.lost)
+        waiting = sum(end.waiting for end in ends)
         is_stuck = waiting > 0 or any(end.ended or end.lost for end in ends)
         limit_s = min(idle_s or STUCK_S, STUCK_S) if is_stuck else idle_s
         if not limit_s:

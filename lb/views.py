@@ -6,7 +6,7 @@ What a node does not say of itself is null: unknown is not zero.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ def _node_view(node: Node, counts: NodeCounts, child: ChildReport | None, now: f
     }
 
 
-def warnings(pool: Pool, workers: Iterable[Worker] = ()) -> list[str]:
+def warnings(pool: Pool, workers: Collection[Worker] = ()) -> list[str]:
     """Return what an operator should know although everything goes on."""
     found = []
     if pool.in_panic:
@@ -110,6 +110,7 @@ def warnings(pool: Pool, workers: Iterable[Worker] = ()) -> list[str]:
     cut_off = sorted(node.name for node in pool if node.degraded)
     if cut_off:
         found.append(f"without Redis, so apart from the others: {', '.join(cut_off)}")
+    found += sorted({worker.certificate_problem for worker in workers} - {""})
     crowded = max(workers, key=lambda worker: worker.hash_share, default=None)
     if crowded is not None and crowded.hash_share >= MOST:
         found.append(reason(crowded.hash_key, crowded.hash_share))
@@ -117,7 +118,7 @@ def warnings(pool: Pool, workers: Iterable[Worker] = ()) -> list[str]:
 
 
 def health_view(
-    pool: Pool, children: Iterable[ChildReport], redis: str, workers: Iterable[Worker] = ()
+    pool: Pool, children: Iterable[ChildReport], redis: str, workers: Collection[Worker] = ()
 ) -> tuple[int, dict[str, Any]]:
     """Return status and body of `GET /healthz`: 200 while a node gets clients and no child has been given up.
 

@@ -386,8 +386,8 @@ def test_a_closed_connection_does_not_wait_for_ever_for_a_client_that_takes_noth
                 deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 deaf.setblocking(False)
                 await asyncio.get_running_loop().sock_connect(deaf, ("127.0.0.1", lb.port))
-                await eventually(lambda: lb.front._server.connections)
-                (connection,) = lb.front._server.connections
+                await eventually(lambda: lb.front._reception.connections)
+                (connection,) = lb.front._reception.connections
                 transport = connection.transport
                 assert transport is not None
                 transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

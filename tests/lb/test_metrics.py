@@ -467,6 +467,8 @@ class TestExposition:
         pool = Pool(lambda: 0.0)
         pool.seen([record("n1")])
         stack = Stack(Totals({"n1": NodeCounts(closes={"1000": 1})}, {"no_node": 1}), [Worker(index=0, pid=1, at=0.0)])
+        stack.totals.tls["full"] = 1
+        stack.workers = [Worker(index=0, pid=1, at=0.0, certificate_expires=1.0)]
         names = {name for name, _ in samples(exposition(pool, stack, "ok", 0.001))}
         page = Path(__file__).parents[2].joinpath("docs", "metrics.md").read_text(encoding="utf-8")
         documented = {word.strip("`") for word in page.split() if word.startswith("`flotilla_")}

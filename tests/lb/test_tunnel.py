@@ -599,7 +599,7 @@ def test_nothing_of_the_http_side_is_kept_for_a_tunnel(run: Run) -> None:
 
     async def check(lb: Balancer, node: Backend) -> None:
         caller = await tunnelled(lb)
-        assert not lb.front._server.connections
+        assert not lb.front._reception.connections
         await asyncio.sleep(0)
         gc.collect()
         assert not [each for each in gc.get_objects() if isinstance(each, Downstream)]

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from cluster.config import Config
 from cluster.member import Signal
+from lb.certificates import Files
 from lb.front import Front
 from lb.metrics import Metrics
 from lb.pool import Change, Node, Pool
 from lb.terms import Terms
+from lb.tls import Tls
+from tests.support.certificates import Certificates
 
 SECRET = "of-a-test"
 
@@ -31,17 +36,23 @@ class Balancer:
     port: int
     changes: list[Change] = field(default_factory=list)
     callers: list[Caller] = field(default_factory=list)
+    tls: Tls | None = None
+    trust: ssl.SSLContext | None = None
+    """What its clients speak TLS with, if they do."""
+    told: list[tuple[str, str]] = field(default_factory=list)
+    """What became of its certificate."""
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"https://localhost:{self.port}" if self.tls else f"http://127.0.0.1:{self.port}"
 
     def node(self, name: str = "n0") -> Node:
         return self.pool.nodes[name]
 
     async def connect(self) -> Caller:
         """Open a client's connection; it ends with the balancer at the latest."""
-        caller = Caller(*await asyncio.open_connection("127.0.0.1", self.port))
+        name = "localhost" if self.trust else None
+        caller = Caller(*await asyncio.open_connection("127.0.0.1", self.port, ssl=self.trust, server_hostname=name))
         self.callers.append(caller)
         return caller
 
@@ -85,23 +96,41 @@ class Caller:
 
 @asynccontextmanager
 async def balancer(
-    *ports: int, most_connections: int = 1000, nodes: Mapping[str, Any] | None = None, **lb: Any
+    *ports: int,
+    most_connections: int = 1000,
+    nodes: Mapping[str, Any] | None = None,
+    certificates: Certificates | None = None,
+    **lb: Any,
 ) -> AsyncIterator[Balancer]:
-    """Run a front with one ready node on each of `ports`; `lb` and `nodes` override sections of the configuration."""
+    """Run a front with one ready node on each of `ports`; `lb` and `nodes` override sections of the configuration.
+
+    With `certificates` it speaks TLS.
+    """
+    if certificates is not None:
+        lb["tls"] = certificates.section | lb.get("tls", {})
     config = Config.model_validate({"secret": SECRET, "redis": "none", "lb": lb, "nodes": dict(nodes or {})})
     changes: list[Change] = []
     pool, metrics = Pool(time.monotonic, on_change=changes.append, terms=Terms.of(config)), Metrics()
     for number, port in enumerate(ports):
         pool.signal(pool.add_static("127.0.0.1", port, f"n{number}"), Signal.RISE, "for a test")
     changes.clear()
-    front = Front(config, pool, metrics, most_connections=most_connections)
+    files = Files.of(config.lb.tls, Path())
+    told: list[tuple[str, str]] = []
+
+    def tell(kind: str, reason: str, *, level: int) -> None:
+        told.append((kind, reason))
+
+    tls = Tls(files, tell, metrics.tls_handshake) if files else None
+    front = Front(config, pool, metrics, most_connections=most_connections, tls=tls)
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
     listening.listen()
     listening.setblocking(False)
     port = listening.getsockname()[1]
     front.start(listening)
-    result = Balancer(front, pool, metrics, config, port, changes)
+    result = Balancer(front, pool, metrics, config, port, changes, tls=tls, told=told)
+    if certificates is not None:
+        result.trust = certificates.trust("http/1.1")
     try:
         yield result
     finally:

@@ -1,0 +1,174 @@
+"""A certificate and its key, read from files: what is wrong with them in one line, or what TLS needs of them."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cluster.config import Tls as Settings
+from cluster.errors import StartError
+from lb.x509 import Certificate, certificates_in
+
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Of TLS 1.2: forward secrecy and authenticated encryption or nothing (RFC 9325 4.2).  TLS 1.3 has no others."""
+
+SOON_S = 14 * 86400
+"""How long before its end a certificate is spoken of: whoever renews by machine has renewed by then."""
+
+_MOST_BYTES = 2**20
+
+_MISMATCH = {"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED", "NO_PRIVATE_KEY_ASSIGNED"}
+"""What OpenSSL says of a key that belongs to another certificate."""
+
+
+class CertificateError(StartError):
+    """The certificate or its key cannot be used."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where certificate and key are."""
+
+    certificate: Path
+    key: Path
+    minimum: str = "1.2"
+
+    @classmethod
+    def of(cls, settings: Settings, base: Path) -> Files | None:
+        """Return the files that are configured, if there are; relative paths begin at `base`."""
+        if not settings.is_on:
+            return None
+        return cls(base / settings.certificate, base / settings.key, settings.minimum)
+
+    def look(self) -> tuple[object, ...]:
+        """Return what is different when either file was changed or replaced, also behind a symbolic link."""
+        return tuple(_identity(file) for file in (self.certificate, self.key))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A certificate and its key, ready for handshakes."""
+
+    context: ssl.SSLContext
+    names: tuple[str, ...]
+    begins: float
+    expires: float
+    """Wall clock times between which the certificate, and all that come with it, hold."""
+
+    def problem(self, now: float) -> str:
+        """Say what an operator should know of its time at `now`; nothing, if all is well."""
+        if now >= self.expires:
+            return f"the certificate expired on {day(self.expires)}: clients refuse it"
+        if now < self.begins:
+            return f"the certificate holds from {day(self.begins)} on only: clients refuse it"
+        if now >= self.expires - SOON_S:
+            return f"the certificate expires on {day(self.expires)}"
+        return ""
+
+
+def day(at: float) -> str:
+    """Return a wall clock time as people read it."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def load(files: Files) -> Pair:
+    """Read `files`.  Raises CertificateError: one line that says which key of the configuration is wrong, and how."""
+    chain = _chain(files.certificate)
+    _check_key(files.key)
+    context = _context(files.minimum)
+
+    def no_password() -> str:
+        # OpenSSL asks for one only where one is needed; without this function it would ask the terminal.
+        raise CertificateError(f"lb.tls.key: {files.key} is encrypted; allowed: a key without a password")
+
+    try:
+        context.load_cert_chain(files.certificate, files.key, password=no_password)
+    except ssl.SSLError as exc:
+        if exc.reason in _MISMATCH:
+            raise CertificateError(
+                f"lb.tls.key: {files.key} is not the key of the first certificate in {files.certificate}"
+            ) from None
+        reason = (exc.reason or str(exc)).replace("_", " ").lower()
+        raise CertificateError(f"lb.tls: {files.certificate} with {files.key} cannot be used: {reason}") from None
+    except OSError as exc:
+        raise CertificateError(f"lb.tls: {files.certificate} or {files.key} cannot be read: {exc.strerror}") from None
+    return Pair(
+        context,
+        names=chain[0].names,
+        begins=max(each.begins for each in chain),
+        expires=min(each.expires for each in chain),
+    )
+
+
+def check(settings: Settings, base: Path) -> None:
+    """Raise CertificateError if TLS cannot be spoken with these settings."""
+    if (files := Files.of(settings, base)) is not None:
+        load(files)
+
+
+def summary(settings: Settings, base: Path) -> str:
+    """Say in a few words what clients get to see.  Raises CertificateError."""
+    if (files := Files.of(settings, base)) is None:
+        return "off"
+    pair = load(files)
+    problem = pair.problem(time.time())
+    return f"{' '.join(pair.names) or 'no names'}, {problem or f'until {day(pair.expires)}'}"
+
+
+def _identity(file: Path) -> object:
+    try:
+        found = os.stat(file)
+    except OSError as exc:
+        return exc.errno
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _chain(file: Path) -> list[Certificate]:
+    content = _content(file, "lb.tls.certificate")
+    try:
+        chain = certificates_in(content)
+    except ValueError as exc:
+        raise CertificateError(f"lb.tls.certificate: {file} holds no valid certificate: {exc}") from None
+    if not chain:
+        raise CertificateError(
+            f"lb.tls.certificate: {file} holds no certificate in PEM (-----BEGIN CERTIFICATE-----){_if_der(content)}"
+        )
+    return chain
+
+
+def _check_key(file: Path) -> None:
+    content = _content(file, "lb.tls.key")
+    if b"PRIVATE KEY-----" not in content:
+        raise CertificateError(
+            f"lb.tls.key: {file} holds no private key in PEM (-----BEGIN PRIVATE KEY-----){_if_der(content)}"
+        )
+
+
+def _content(file: Path, key: str) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            content = opened.read(_MOST_BYTES)
+    except OSError as exc:
+        raise CertificateError(f"{key}: {file} cannot be read: {exc.strerror}") from None
+    if not content:
+        raise CertificateError(f"{key}: {file} is empty")
+    return content
+
+
+def _if_der(content: bytes) -> str:
+    return "; it looks like DER: convert it with openssl" if content.startswith(b"\x30") else ""
+
+
+def _context(minimum: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3 if minimum == "1.3" else ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    context.set_alpn_protocols(["http/1.1"])
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    # All suites are good ones, so the client knows best: phones without AES in hardware prefer ChaCha20.
+    context.options &= ~ssl.OP_CIPHER_SERVER_PREFERENCE
+    return context

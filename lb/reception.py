@@ -1,0 +1,147 @@
+"""Accepted connections become served ones: TLS, where it is spoken, then HTTP, each in a `Downstream`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import cast
+
+from aiohttp.web import BaseRequest, Server
+
+from lb.arrived import Arrived
+from lb.downstream import Downstream, DownstreamLimits
+from lb.errors import PlainHttp
+from lb.exchange import Sent
+from lb.tls import Tls
+
+log = logging.getLogger(__name__)
+
+HANDSHAKES_AT_ONCE = 4
+"""TLS handshakes begun before everything else gets its turn: each may take a millisecond of computing (RSA)."""
+
+LEAST_HANDSHAKE_S = 1.0
+"""What is left for a handshake at least, however long its client took to begin one."""
+
+SHUTDOWN_S = 30.0
+"""How long a TLS connection that we close may take to send what waits, and to hear that its peer closes as well."""
+
+BUFFER_BYTES = 64 * 1024
+"""What may wait for the client of a TLS connection before we stop to write; asyncio allows eight times that."""
+
+
+class Reception:
+    """Receives connections for `handler`; with `tls`, those that are not to be refused speak it first."""
+
+    def __init__(
+        self, handler: Callable[[BaseRequest], Awaitable[Sent]], limits: DownstreamLimits, tls: Tls | None = None
+    ) -> None:
+        # What the handler returns is no StreamResponse, see `Sent`.
+        self._server = Server(handler, handler_cancellation=True)  # type: ignore[arg-type]
+        self._limits = limits
+        self._tls = tls
+        self._loop = asyncio.get_running_loop()
+        self._numbers = count(1)
+        self._queue: deque[Arrived] = deque()
+        self._receiving: set[asyncio.Task[None]] = set()
+        self._is_stopping = self._is_over = False
+
+    def receive(self, arrived: Arrived) -> None:
+        """Serve `arrived`, or tell it why not."""
+        if self._is_over:
+            self._let_go(arrived)
+        elif self._tls is None or isinstance(arrived.refusal, PlainHttp):
+            self._begin(arrived)
+        elif arrived.refusal is not None:
+            # No answer could be read without a handshake, which is what costs.
+            self._limits.refused(arrived.peer, arrived.refusal)
+            arrived.sock.close()
+        else:
+            self._queue.append(arrived)
+            if len(self._queue) == 1:
+                self._loop.call_soon(self._begin_some)
+
+    async def wind_down(self) -> None:
+        """End connections on which nothing goes on, and those that still come as soon as that shows."""
+        self._is_stopping = True
+        if self._receiving and self._tls is None:
+            await asyncio.wait(self._receiving)  # no handshake: they are there at once
+        for connection in self.connections:
+            connection.end_if_idle()
+
+    def shut(self) -> None:
+        """Let nobody in any more."""
+        self._is_over = True
+        while self._queue:
+            self._let_go(self._queue.popleft())
+        for task in self._receiving:
+            task.cancel()
+
+    def end(self) -> None:
+        """End all connections."""
+        for connection in self.connections:
+            connection.end()
+
+    @property
+    def connections(self) -> list[Downstream]:
+        """Those that are served now as HTTP."""
+        return cast(list[Downstream], list(self._server.connections))
+
+    def _begin_some(self) -> None:
+        for _ in range(min(HANDSHAKES_AT_ONCE, len(self._queue))):
+            self._begin(self._queue.popleft())
+        if self._queue:
+            self._loop.call_soon(self._begin_some)
+
+    def _begin(self, arrived: Arrived) -> None:
+        task = self._loop.create_task(self._received(arrived))
+        self._receiving.add(task)
+        task.add_done_callback(self._receiving.discard)
+
+    async def _received(self, arrived: Arrived) -> None:
+        arrived.sock.setblocking(False)
+        number = next(self._numbers)
+        connection = Downstream(self._server, self._limits, number, arrived)
+        try:
+            if self._tls is None or arrived.refusal is not None:
+                await self._loop.connect_accepted_socket(lambda: connection, arrived.sock)
+            else:
+                await self._secured(self._tls, connection, arrived)
+        except OSError as exc:
+            log.debug("connection lost as it came", extra={"conn": number, "reason": exc.strerror or str(exc)})
+            self._let_go(arrived)
+        except asyncio.CancelledError:
+            self._let_go(arrived)
+            raise
+
+    async def _secured(self, tls: Tls, connection: Downstream, arrived: Arrived) -> None:
+        left_s = self._limits.head_timeout_s + arrived.at - time.monotonic()
+        try:
+            transport, _ = await self._loop.connect_accepted_socket(
+                lambda: connection,
+                arrived.sock,
+                ssl=tls.context,
+                ssl_handshake_timeout=max(LEAST_HANDSHAKE_S, left_s),
+                ssl_shutdown_timeout=SHUTDOWN_S,
+            )
+        except OSError as exc:
+            late = isinstance(exc, ConnectionAbortedError)
+            self._limits.rejected("tls_timeout" if late else "tls_failed")
+            reason = "not done in time" if late else (isinstance(exc, ssl.SSLError) and exc.reason) or "the client went"
+            log.info("TLS handshake failed", extra={"conn": connection.number, "peer": arrived.peer, "reason": reason})
+            raise
+        if connection.never_came:
+            raise ConnectionAbortedError("ended in the handshake")
+        transport.set_write_buffer_limits(BUFFER_BYTES)
+        tls.handshaken(transport.get_extra_info("ssl_object").session_reused)
+        if self._is_stopping:
+            connection.end_if_idle()
+
+    def _let_go(self, arrived: Arrived) -> None:
+        arrived.sock.close()
+        if arrived.refusal is None:
+            self._limits.admission.leave(arrived.peer)
