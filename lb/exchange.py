@@ -15,7 +15,7 @@ from aiohttp.web import BaseRequest
 
 from lb.access import Asked
 from lb.affinity import Client
-from lb.headers import Headers, Via
+from lb.headers import Headers, Via, asks_for_unknown
 from lb.trace import trace_id
 
 
@@ -82,7 +82,7 @@ class Exchange:
 
     @property
     def keeps_alive(self) -> bool:
-        return self.request.keep_alive and not self.is_closing()
+        return self.request.keep_alive and not self.is_closing() and not asks_for_unknown(self.headers)
 
     def cut(self, status: int, node: str) -> Sent:
         """End the client's connection so that it cannot take what it has for the whole answer."""

@@ -25,7 +25,7 @@ from lb.express import Express
 from lb.forward import ExchangeMetrics, Forwarder
 from lb.greeter import Greeter
 from lb.handoff import HandoffMetrics, Handoffs
-from lb.headers import Via, is_websocket_upgrade
+from lb.headers import Via, asks_for_unknown, is_websocket_upgrade
 from lb.keepalive import keep_alive
 from lb.limits import Admission
 from lb.pool import Node, Pool
@@ -220,7 +220,7 @@ class Front:
             connection.expect_no_more()
         keep_alive = request.keep_alive and not self._stopping and not exc.closes and request.content.is_eof()
         # RFC 9112 9.3: an HTTP/1.0 client takes the end of the connection for the end of the answer.
-        keep_alive = keep_alive and request.version >= (1, 1)
+        keep_alive = keep_alive and request.version >= (1, 1) and not asks_for_unknown(request.raw_headers)
         answer = answer_to(exc, close=not keep_alive, head_only=request.method == "HEAD")
         await cast(StreamWriter, request.writer).write(answer)
         return Sent(keep_alive=keep_alive, status=exc.http_status)

@@ -82,6 +82,16 @@ def is_websocket_upgrade(method: str, version: tuple[int, int], headers: Headers
     )
 
 
+def asks_for_unknown(headers: Headers) -> bool:
+    """Tell whether a request asks for another protocol than the WebSocket one alone (RFC 9110 7.8).
+
+    It is served by HTTP, and its connection ends with the answer: a client that is sure of itself may have sent
+    something else behind it, and aiohttp loses what came in one piece with it, so that no beginning of a request can be
+    told from the middle of one.
+    """
+    return any(value.lower() != b"websocket" for value in values(headers, b"upgrade"))
+
+
 def accept_key(key: bytes) -> bytes:
     """Return the Sec-WebSocket-Accept that answers Sec-WebSocket-Key `key` (RFC 6455 4.2.2)."""
     return base64.b64encode(hashlib.sha1(key.strip() + _WEBSOCKET_GUID, usedforsecurity=False).digest())

@@ -13,7 +13,7 @@ import re
 from functools import lru_cache
 
 from lb.errors import BadRequest, ExpectationFailed, NodeFailed, VersionNotSupported
-from lb.headers import Headers, values
+from lb.headers import Headers, tokens, values
 
 # RFC 9110 7.2 with RFC 3986 3.2.2: a name, an IPv4 address or a bracketed IPv6 one, and a port; no user, no list.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{0,5})?")
@@ -30,9 +30,12 @@ def read_strictly(method: str, target: str, version: tuple[int, int], headers: H
         raise VersionNotSupported(f"HTTP/{version[0]}.{version[1]}")
     if "#" in target:
         raise BadRequest("a fragment in the request target")
-    if version == (1, 0) and values(headers, b"transfer-encoding"):
-        # RFC 9112 6.1: who speaks 1.0 does not know the field, and others before us may have read a length.
-        raise BadRequest("Transfer-Encoding in HTTP/1.0")
+    if codings := values(headers, b"transfer-encoding"):
+        if version == (1, 0):
+            # RFC 9112 6.1: who speaks 1.0 does not know the field, and others before us may have read a length.
+            raise BadRequest("Transfer-Encoding in HTTP/1.0")
+        if not any(tokens(headers, b"transfer-encoding")) or values(headers, b"content-length"):
+            raise BadRequest(f"two lengths, or none: Transfer-Encoding is {b', '.join(codings)!r}")
     for value in values(headers, b"expect"):
         if value.strip().lower() != b"100-continue":
             raise ExpectationFailed(value.decode("latin-1"))
@@ -52,7 +55,9 @@ def _origin_form(method: str, target: str, headers: Headers) -> tuple[str, Heade
     if absolute is None or not absolute[1]:
         raise BadRequest("the request target is neither a path nor an http URI")
     host, path = absolute.groups()
-    if not path.startswith("/"):
+    if method == "OPTIONS" and not path:
+        path = "*"  # RFC 9112 3.2.4
+    elif not path.startswith("/"):
         path = "/" + path
     # RFC 9112 3.2.2: what Host said is ignored, and replaced.
     kept = [pair for pair in headers if pair[0].lower() != b"host"]

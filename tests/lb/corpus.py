@@ -106,6 +106,12 @@ REQUESTS = [
         )
     ),
     _post("coding gzip, chunked", 501, b"Transfer-Encoding: gzip, chunked", body=b"0\r\n\r\n"),
+    *(
+        _post(f"length, and coding {value!r}", 400, *lines, body=b"hi")
+        for value in (b"", b" ", b",")
+        for lines in [(b"Transfer-Encoding: " + value, b"Content-Length: 2")]
+    ),
+    _post("coding of commas", 400, b"Transfer-Encoding: ,", body=b"0\r\n\r\n"),
     _post("coding twice", 400, b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked", body=b"0\r\n\r\n"),
     _post("coding twice, one unknown", 400, b"Transfer-Encoding: chunked", b"Transfer-Encoding: x", body=b"0\r\n\r\n"),
     _post("coding, space before the colon", 400, b"Transfer-Encoding : chunked", body=b"0\r\n\r\n"),
@@ -222,6 +228,16 @@ REQUESTS = [
         "absolute form, only a query",
         head(b"GET http://b?q HTTP/1.1", b"Host: a"),
         forwarded(b"GET /?q HTTP/1.1", b"Host: b", host=b"b"),
+    ),
+    Case(
+        "absolute form of the asterisk",
+        head(b"OPTIONS http://b HTTP/1.1", b"Host: a"),
+        forwarded(b"OPTIONS * HTTP/1.1", b"Host: b", host=b"b"),
+    ),
+    Case(
+        "absolute form, OPTIONS with a path",
+        head(b"OPTIONS http://b/ HTTP/1.1", b"Host: a"),
+        forwarded(b"OPTIONS / HTTP/1.1", b"Host: b", host=b"b"),
     ),
     Case(
         "absolute form, https",
