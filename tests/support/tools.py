@@ -48,6 +48,14 @@ def need_chromium() -> str:
     return chromium
 
 
+def need_prometheus() -> tuple[str, str]:
+    """Return the paths of Prometheus and of promtool."""
+    found = shutil.which("prometheus"), shutil.which("promtool")
+    if found[0] is None or found[1] is None:
+        missing("Prometheus", "install the package prometheus")
+    return found[0], found[1]
+
+
 def need_page() -> None:
     """The chat page needs the browser client, which the package's build installs."""
     import node.chat
