@@ -27,10 +27,12 @@ from pydantic import (
 from cluster.config_values import (
     App,
     Bytes,
+    BytesOrAny,
     Host,
     HostOrNone,
     Network,
     NodeUrl,
+    Origin,
     PerSecond,
     ProbePath,
     Seconds,
@@ -196,12 +198,24 @@ class Lb(Section):
     """Connections from `trusted_proxies` begin with a PROXY protocol header, version 1 or 2."""
     max_connections: Annotated[int, Field(ge=0)] = 0
     connections_per_address: Annotated[int, Field(ge=0)] = 0
+    requests_per_s_per_address: PerSecond = 0.0
+    request_burst_per_address: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    allowed_origins: tuple[Origin, ...] = Field(default=(), strict=False)
+    """Empty: `Origin` is not looked at; see lb/origins.py."""
+    other_upgrades: Literal["remove", "refuse"] = "remove"
     handshakes_per_s: PerSecond = 0.0
     handshake_wait_s: Annotated[float, Field(ge=0, le=15, allow_inf_nan=False)] = 3.0
     most_waiting: Annotated[int, Field(ge=0, le=1_000_000)] = 2000
     slow_start_s: SecondsOrOff = 10.0
     connect_timeout_s: Seconds = 3.0
     head_timeout_s: Seconds = 10.0
+    max_head_bytes: Annotated[int, Field(ge=1024, le=2**20)] = 32_768
+    max_headers: Annotated[int, Field(ge=10, le=120)] = 100
+    """No more than 120: a node reads 128, and some are added on the way (lb/headers.py)."""
+    body_timeout_s: SecondsOrOff = 20.0
+    """More by a second for each `min_body_bytes_per_s` that came; see lb/guards.py."""
+    min_body_bytes_per_s: Annotated[int, Field(ge=0, le=2**30)] = 500
+    max_body_bytes: BytesOrAny = 1_073_741_824
     idle_timeout_s: Seconds = 75.0
     answer_timeout_s: SecondsOrOff = 120.0
     tunnel_idle_s: SecondsOrOff = 0.0

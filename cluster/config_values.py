@@ -9,6 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
+from cluster.origin import canonical_pattern
 from cluster.tag import SLOT
 
 HOST = r"(?:\[[0-9a-fA-F:.%]+\]|[^\s:,@/?#\[\]]+)"
@@ -20,6 +21,7 @@ Seconds = Annotated[float, Field(ge=0.001, le=366 * 86400, allow_inf_nan=False)]
 SecondsOrOff = Annotated[float, Field(ge=0, le=366 * 86400, allow_inf_nan=False)]
 PerSecond = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 Bytes = Annotated[int, Field(ge=1024, le=2**40)]
+BytesOrAny = Annotated[int, Field(ge=0, le=2**50)]
 Weight = Annotated[float, Field(ge=0.01, le=1000, allow_inf_nan=False)]
 
 
@@ -64,6 +66,16 @@ def _checked_host(value: str) -> str:
     return value
 
 
+def _checked_origin(value: str) -> str:
+    pattern = canonical_pattern(value)
+    if pattern is None:
+        raise ValueError(
+            "must be null, or scheme://host with an optional port and nothing behind it,"
+            " for example https://chat.example.com or https://*.example.com"
+        )
+    return pattern
+
+
 def _checked_names(value: Mapping[str, float]) -> Mapping[str, float]:
     for name in value:
         if not re.fullmatch(rf"{SLOT.pattern}|{HOST}{PORT}", name):
@@ -79,5 +91,6 @@ App = Annotated[str, AfterValidator(_checked_app)]
 Token = Annotated[str, AfterValidator(_checked_token), Field(repr=False)]
 Host = Annotated[str, Field(min_length=1), AfterValidator(_checked_host)]
 HostOrNone = Annotated[str, AfterValidator(_checked_host)]
+Origin = Annotated[str, AfterValidator(_checked_origin)]
 ProbePath = Annotated[str, AfterValidator(_checked_path)]
 Weights = Annotated[Mapping[str, Weight], AfterValidator(_checked_names)]

@@ -56,6 +56,16 @@ def _limits_outlast_ping(config: Config) -> Iterator[Problem]:
             )
 
 
+def _bodies_hold_messages(config: Config) -> Iterator[Problem]:
+    most, message = config.lb.max_body_bytes, config.nodes.max_message_bytes
+    if most and most < message:
+        yield Problem(
+            ("lb", "max_body_bytes"),
+            f"{most} bytes would refuse messages that come by long polling: nodes.max_message_bytes is {message};"
+            f" allowed: 0 (any) or at least {message}",
+        )
+
+
 def _ejections_grow(config: Config) -> Iterator[Problem]:
     health = config.lb.health
     if health.eject_after and health.most_eject_s < health.eject_s:
@@ -158,6 +168,7 @@ _RULES: dict[Callable[[Config], Iterator[Problem]], tuple[str, ...]] = {
         "nodes.ping_interval_s",
         "nodes.ping_timeout_s",
     ),
+    _bodies_hold_messages: ("lb.max_body_bytes", "nodes.max_message_bytes"),
     _ejections_grow: ("lb.health.eject_s", "lb.health.most_eject_s", "lb.health.eject_after"),
     _cross_site_cookie_is_secure: ("lb.cookie.same_site", "lb.cookie.secure", "lb.tls"),
     _tls_is_whole: ("lb.tls",),

@@ -21,5 +21,7 @@ class Arrived:
     """Why it is not let in."""
     choice: Choice | None = None
     """The node for its first request, if that was chosen already: to choose twice would take two turns."""
+    passed: bool = False
+    """Whether its first request was found to keep to all limits (lb/guards.py), and was counted."""
     at: float = field(default_factory=time.monotonic)
     """When it came."""

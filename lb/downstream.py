@@ -24,8 +24,9 @@ from aiohttp.web import Server as AiohttpServer
 
 from lb.access import AccessLog
 from lb.arrived import Arrived
-from lb.errors import BadRequest, BalancerError, ClientTooSlow, HeadTooLarge, Overloaded, PlainHttp, answer_to
+from lb.errors import BadRequest, BalancerError, ClientTooSlow, HeadTooLarge, answer_to
 from lb.exchange import Sent, abort
+from lb.guards import HeadLimits
 from lb.limits import Admission
 from lb.route import Choice
 
@@ -37,12 +38,16 @@ FIRST_REQUEST_S = 1.0
 LINGER_S = 1.0
 """How long a refused client may read its answer: closing at once would reset the connection under it."""
 
+TOO_MANY_HEADERS = "Too many headers received"
+"""What aiohttp's parser says then, see tests/lb/test_contracts_aiohttp.py."""
+
 
 @dataclass(frozen=True)
 class DownstreamLimits:
     """What every connection of a client is measured by."""
 
     admission: Admission
+    head: HeadLimits
     head_timeout_s: float
     idle_timeout_s: float
     rejected: Callable[[str], None]
@@ -50,12 +55,9 @@ class DownstreamLimits:
 
     def refused(self, peer: str, why: BalancerError) -> None:
         """Count and log a client that is not let in."""
-        self.rejected(_COUNTED.get(type(why), "address"))
+        self.rejected(why.counted_as)
         if self.access.is_on:
             self.access.refused(peer, why.http_status, str(why))
-
-
-_COUNTED: dict[type[BalancerError], str] = {Overloaded: "overloaded", PlainHttp: "plain_http"}
 
 
 class Downstream(RequestHandler):
@@ -66,10 +68,12 @@ class Downstream(RequestHandler):
         "_arrived_at",
         "_choice",
         "_head_began",
+        "_head_bytes",
         "_head_timer",
         "_last_payload",
         "_limits",
         "_lingers",
+        "_passed",
         "_received",
         "_refusal",
         "number",
@@ -85,6 +89,9 @@ class Downstream(RequestHandler):
             tcp_keepalive=False,  # inherited from the listening socket
             access_log=None,  # type: ignore[arg-type]
             auto_decompress=False,
+            max_line_size=limits.head.line_bytes,
+            max_field_size=limits.head.line_bytes,
+            max_headers=limits.head.fields,
         )
         self.number = number
         self.peer = arrived.peer
@@ -93,10 +100,12 @@ class Downstream(RequestHandler):
         self._received = arrived.received
         self._arrived_at = arrived.at
         self._choice = arrived.choice
+        self._passed = arrived.passed
         self._refusal = arrived.refusal
         self._admitted = arrived.refusal is None
         self._lingers = False
         self._head_began = False
+        self._head_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
         self._last_payload: StreamReader = EMPTY_PAYLOAD
 
@@ -126,8 +135,11 @@ class Downstream(RequestHandler):
             self._last_payload = self._messages[-1][1]
         elif data and not in_body and not self._upgraded:
             self._head_began = True
+            self._head_bytes += len(data)
             if self._head_timer is None:
                 self._time_head()
+            if self._head_bytes > self._limits.head.bytes:
+                self._give_up(self._limits.head.too_large())
 
     def end(self) -> None:
         """End the connection, whatever goes on on it."""
@@ -145,9 +157,14 @@ class Downstream(RequestHandler):
         choice, self._choice = self._choice, None
         return choice
 
-    def expect_no_more(self) -> None:
-        """Do not wait for the rest of a body that will not come when the connection ends with an answer."""
-        self._lingering_time = 0.0
+    def passed(self) -> bool:
+        """Return whether the request that was just read has passed the guards before it got here.  Once."""
+        passed, self._passed = self._passed, False
+        return passed
+
+    def expect_no_more(self, within_s: float = 0.0) -> None:
+        """Read the rest of a body for no longer than that, when the connection ends with an answer."""
+        self._lingering_time = within_s
 
     def end_if_idle(self, *, patiently: bool = True) -> None:
         """End the connection unless a request is being answered, or was read and waits for its turn.
@@ -229,7 +246,7 @@ class Downstream(RequestHandler):
     ) -> StreamResponse:
         """Answer what aiohttp could not read (400), or a fault of our own (500)."""
         problem: BalancerError
-        if isinstance(exc, LineTooLong):
+        if isinstance(exc, LineTooLong) or (status == 400 and message == TOO_MANY_HEADERS):
             problem = HeadTooLarge(message or "too long")
         elif status == 400:
             problem = BadRequest(message or "not HTTP")
@@ -238,7 +255,7 @@ class Downstream(RequestHandler):
             log.error("request failed", extra={"conn": self.number}, exc_info=exc)
         if isinstance(problem, BadRequest):
             log.info("bad request", extra={"conn": self.number, "reason": str(problem).splitlines()[0]})
-            self._limits.rejected("bad_request")
+            self._limits.rejected(problem.counted_as)
         if self._limits.access.is_on:
             self._limits.access.refused(self.peer, problem.http_status, str(problem).splitlines()[0])
         if request.writer.output_size:
@@ -274,6 +291,7 @@ class Downstream(RequestHandler):
 
     def _end_head(self) -> None:
         self._head_began = False
+        self._head_bytes = 0
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -281,23 +299,27 @@ class Downstream(RequestHandler):
     def _head_expired(self) -> None:
         self._head_timer = None
         if self._head_began:
-            log.info("head timeout", extra={"conn": self.number})
-            self._limits.rejected("head_timeout")
-            if self._request_in_progress or self._messages:
-                # An answer is on its way: ours would be taken for a part of it, and a FIN perhaps for its end.
-                if self.transport is not None:
-                    abort(self.transport)
-                return
-            problem = ClientTooSlow(f"no whole head within {self._limits.head_timeout_s:g} s")
-            if self._limits.access.is_on:
-                self._limits.access.refused(self.peer, problem.http_status, str(problem))
-            self._say(problem)
+            self._give_up(ClientTooSlow(f"no whole head within {self._limits.head_timeout_s:g} s"))
+        else:
+            # Who said nothing is told nothing: browsers open connections in advance, and would take a 408 for the
+            # answer to their next request.
+            self.force_close()
+
+    def _give_up(self, problem: BalancerError) -> None:
+        """End the connection in the middle of a head, and say why if that can be said."""
+        self._end_head()
+        log.info("head given up", extra={"conn": self.number, "reason": str(problem)})
+        self._limits.rejected(problem.counted_as)
+        if self._request_in_progress or self._messages:
+            # An answer is on its way: ours would be taken for a part of it, and a FIN perhaps for its end.
             if self.transport is not None:
-                self._let_read(self.transport)
+                abort(self.transport)
             return
-        # Who said nothing is told nothing: browsers open connections in advance, and would take a 408 for the answer
-        # to their next request.
-        self.force_close()
+        if self._limits.access.is_on:
+            self._limits.access.refused(self.peer, problem.http_status, str(problem))
+        self._say(problem)
+        if self.transport is not None:
+            self._let_read(self.transport)
 
     def _process_keepalive(self) -> None:
         # A head that began just before the idle limit has its own.

@@ -30,6 +30,8 @@ class BalancerError(FlotillaError):
     retry_after_s: int | None = None
     told = ""
     """What the client reads besides the status."""
+    counted_as = ""
+    """The reason that it is counted under (`flotilla_rejected_total`); empty: elsewhere, or not at all."""
     closes = False
     """Whether the client's connection ends with this answer: what follows on it cannot be trusted, or is not wanted."""
 
@@ -38,18 +40,21 @@ class BadRequest(BalancerError):
     """The client sent what HTTP does not allow (RFC 9112)."""
 
     http_status = HTTPStatus.BAD_REQUEST
+    counted_as = "bad_request"
     closes = True
 
 
 class HeadTooLarge(BadRequest):
-    """A request line or a header field is longer than we read (RFC 6585 5)."""
+    """A head, one of its lines or the number of its fields is larger than we read (RFC 6585 5)."""
 
     http_status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    counted_as = "head_size"
 
 
 class PlainHttp(BadRequest):
     """Plain HTTP where TLS is spoken (`lb.tls`)."""
 
+    counted_as = "plain_http"
     told = "this port speaks https\n"
 
 
@@ -66,16 +71,57 @@ class ExpectationFailed(BadRequest):
 
 
 class ClientTooSlow(BalancerError):
-    """The client did not finish its request in time (RFC 9110 15.5.9)."""
+    """The client did not finish the head of its request in time (RFC 9110 15.5.9)."""
 
     http_status = HTTPStatus.REQUEST_TIMEOUT
+    counted_as = "head_timeout"
     closes = True
+
+
+class BodyTooSlow(ClientTooSlow):
+    """The client did not send the body of its request fast enough."""
+
+    counted_as = "body_timeout"
+
+
+class BodyTooLarge(BalancerError):
+    """The body of a request is larger than `lb.max_body_bytes`, or has become so (RFC 9110 15.5.14)."""
+
+    http_status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    counted_as = "body_size"
+    closes = True
+
+
+class OriginRefused(BalancerError):
+    """A page of an origin that is not in `lb.allowed_origins` asks for what may change something (RFC 6455 4.2.2)."""
+
+    http_status = HTTPStatus.FORBIDDEN
+    counted_as = "origin"
+    closes = True
+
+    def __init__(self, origin: bytes) -> None:
+        super().__init__(f"lb.allowed_origins has no {origin[:200].decode('latin-1')}")
+
+
+class UpgradeRefused(BalancerError):
+    """The client asks for another protocol than WebSocket, and `lb.other_upgrades` is `refuse`.
+
+    403, as it is policy: 426 would ask for an upgrade (RFC 9110 15.5.22), and 501 is for what a request needs.
+    """
+
+    http_status = HTTPStatus.FORBIDDEN
+    counted_as = "upgrade"
+    closes = True
+
+    def __init__(self, protocol: bytes) -> None:
+        super().__init__(f"upgrade to {protocol[:200].decode('latin-1')}")
 
 
 class NotForwarded(BalancerError):
     """A request that a reverse proxy does not carry: CONNECT, or a transfer coding other than chunked."""
 
     http_status = HTTPStatus.NOT_IMPLEMENTED
+    counted_as = "not_forwarded"
     closes = True
 
 
@@ -83,6 +129,7 @@ class Overloaded(BalancerError):
     """As many clients as `lb.max_connections` or the descriptor limit allows are here already."""
 
     http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    counted_as = "overloaded"
     closes = True
     retry_after_s = RETRY_AFTER_S
 
@@ -94,14 +141,27 @@ class TooManyConnections(BalancerError):
     """The client's address has as many connections as `lb.connections_per_address` allows (RFC 6585 4)."""
 
     http_status = HTTPStatus.TOO_MANY_REQUESTS
+    counted_as = "address"
     closes = True
     retry_after_s = RETRY_AFTER_S
+
+
+class TooManyRequests(BalancerError):
+    """The client's address sends more than `lb.requests_per_s_per_address` (RFC 6585 4)."""
+
+    http_status = HTTPStatus.TOO_MANY_REQUESTS
+    counted_as = "rate"
+
+    def __init__(self, address: str, *, retry_after_s: int) -> None:
+        super().__init__(f"{address} sends too many requests")
+        self.retry_after_s = retry_after_s
 
 
 class NoNodeAvailable(BalancerError):
     """No node takes this request: none is known, or none is ready, or each was tried."""
 
     http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    counted_as = "no_node"
     retry_after_s = RETRY_AFTER_S
 
     def __init__(self, known: int, tried: int) -> None:
@@ -110,6 +170,8 @@ class NoNodeAvailable(BalancerError):
 
 class Busy(NoNodeAvailable):
     """More clients come than nodes take (`handshakes_per_s`, `nodes.max_connections`), and too many wait already."""
+
+    counted_as = "busy"
 
     def __init__(self, waiting: int, *, retry_after_s: int) -> None:
         BalancerError.__init__(self, f"no node takes more clients now ({waiting} wait)")
@@ -127,6 +189,7 @@ class OutOfResources(BalancerError):
     """
 
     http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    counted_as = "resources"
     retry_after_s = RETRY_AFTER_S
 
 

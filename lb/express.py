@@ -23,6 +23,7 @@ from lb.access import AccessLog
 from lb.affinity import Recogniser
 from lb.arrived import Arrived
 from lb.errors import BalancerError
+from lb.guards import Guards
 from lb.handoff import Handoffs
 from lb.headers import Via, is_websocket_upgrade
 from lb.offer import Answer, Arrival
@@ -40,6 +41,7 @@ class Express:
     def __init__(
         self,
         recogniser: Recogniser,
+        guards: Guards,
         turnstile: Turnstile,
         handoffs: Handoffs,
         cookie_for: Callable[[str], str],
@@ -47,6 +49,7 @@ class Express:
         access: AccessLog,
     ) -> None:
         self._recogniser = recogniser
+        self._guards = guards
         self._turnstile = turnstile
         self._handoffs = handoffs
         self._cookie_for = cookie_for
@@ -68,6 +71,8 @@ class Express:
         try:
             target, headers = read_strictly(request.method, request.path, request.version, request.raw_headers)
             client = self._recogniser.recognise_request(target, headers, peer)
+            self._guards.check(request.method, target, headers, client, None)
+            arrived.passed = True
             choice = self._turnstile.pass_now(client)
             if choice is None:
                 return arrived
@@ -91,7 +96,15 @@ class Express:
         # A guess that saves most other requests from being read twice; who spells it another way is served as well.
         if not received.startswith(b"GET ") or b"ebsocket" not in received:
             return None
-        parser = HttpRequestParser(self._body, self._loop, 2**16)
+        limits = self._guards.head
+        parser = HttpRequestParser(
+            self._body,
+            self._loop,
+            2**16,
+            max_line_size=limits.line_bytes,
+            max_field_size=limits.line_bytes,
+            max_headers=limits.fields,
+        )
         try:
             messages, upgraded, early = parser.feed_data(received)
         except HttpProcessingError:

@@ -21,6 +21,7 @@ from aiohttp.streams import StreamReader
 from cluster.config import Endpoint, Lb
 from lb.errors import BalancerError, NodeFailed, NodeTooSlow, NoNodeAvailable, NotForwarded, NotReached
 from lb.exchange import Exchange, Sent
+from lb.guards import BodyLimits
 from lb.headers import answer_head, framing, request_head, tokens
 from lb.pool import Node, Pool
 from lb.route import By, Choice, Router
@@ -38,6 +39,8 @@ class ExchangeMetrics(Protocol):
     def exchange_done(self, node: str, status: int) -> None: ...
 
     def answered(self, node: str, seconds: float) -> None: ...
+
+    def rejected(self, reason: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Forwarder:
         self._metrics = metrics
         self._answer_timeout_s = limits.answer_timeout_s or None
         self._idle_timeout_s = limits.idle_timeout_s
+        self._body_limits = BodyLimits.of(limits)
 
     async def forward(self, exchange: Exchange, first: Choice | None = None) -> Sent:
         """Carry one exchange, to the node of `first` if it can be reached.
@@ -138,7 +142,10 @@ class Forwarder:
                 keep_alive=False, status=message.code, node=node
             )  # The client is gone, and the link is not kept.
         except ClientPayloadError as exc:
-            return self._broke_off(exchange, answer, str(exc))
+            problem = answer.upload.problem if answer.upload is not None else None
+            if problem is not None:
+                self._metrics.rejected(problem.counted_as)
+            return self._broke_off(exchange, answer, str(problem or exc))
         except TimeoutError:
             return self._broke_off(exchange, answer, "the client does not read")
         if answer.link.was_reset:
@@ -180,7 +187,7 @@ class Forwarder:
             link.write(head + whole(exchange.body, chunked=chunked))
             return nullcontext()
         link.write(head)
-        return running(Upload(exchange.body, link, chunked=chunked, idle_timeout_s=self._idle_timeout_s))
+        return running(Upload(exchange.body, link, chunked=chunked, limits=self._body_limits))
 
     def _while_alive(self, exchange: Exchange, node: Node, link: Link) -> AbstractContextManager[None]:
         """Wait no longer than the node lives, if the request can be made elsewhere: a session cannot."""

@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Protocol, cast
 
 from aiohttp.http import StreamWriter
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web import BaseRequest
 
 from cluster.config import Config
@@ -18,12 +19,13 @@ from lb.access import AccessLog
 from lb.affinity import Recogniser, TrustedProxies, set_cookie
 from lb.arrivals import Arrivals, defer_accept
 from lb.crowd import Crowd
-from lb.downstream import Downstream, DownstreamLimits
-from lb.errors import BadRequest, BalancerError, Busy, ClientTooSlow, NoNodeAvailable, answer_to
+from lb.downstream import LINGER_S, Downstream, DownstreamLimits
+from lb.errors import BadRequest, BalancerError, BodyTooLarge, ClientTooSlow, answer_to
 from lb.exchange import Exchange, Sent
 from lb.express import Express
 from lb.forward import ExchangeMetrics, Forwarder
 from lb.greeter import Greeter
+from lb.guards import Guards
 from lb.handoff import HandoffMetrics, Handoffs
 from lb.headers import Via, asks_for_unknown, is_websocket_upgrade
 from lb.keepalive import keep_alive
@@ -42,8 +44,7 @@ from lb.upstream import ConnectMetrics, Upstream
 log = logging.getLogger(__name__)
 
 
-class FrontMetrics(ExchangeMetrics, TunnelMetrics, HandoffMetrics, ConnectMetrics, Protocol):
-    def rejected(self, reason: str) -> None: ...
+class FrontMetrics(ExchangeMetrics, TunnelMetrics, HandoffMetrics, ConnectMetrics, Protocol): ...
 
 
 class Front:
@@ -66,6 +67,7 @@ class Front:
         self._trace = made if lb.traceparent == "make" else bytes
         self._stopping = False
         self._empty = asyncio.Event()
+        self._guards = Guards(lb, pool.terms.share, pool.clock)
         self._admission = Admission(most_connections, lb.connections_per_address, on_empty=self._empty.set)
         self._upstream = Upstream(pool, metrics, lb.connect_timeout_s)
         router = Router.of(lb)
@@ -75,10 +77,11 @@ class Front:
         self._turnstile = Turnstile(pool, router, lb, pool.terms.share)
         self._upgrades = Upgrades(pool, self._turnstile, self._handoffs, self._tunnels)
         self._express = Express(
-            self._recogniser, self._turnstile, self._handoffs, self._cookie_for, self._trace, self._access
+            self._recogniser, self._guards, self._turnstile, self._handoffs, self._cookie_for, self._trace, self._access
         )
         self._limits = DownstreamLimits(
             admission=self._admission,
+            head=self._guards.head,
             head_timeout_s=lb.head_timeout_s,
             idle_timeout_s=lb.idle_timeout_s,
             rejected=metrics.rejected,
@@ -188,15 +191,20 @@ class Front:
             return Sent(keep_alive=False, status=499)  # the client is gone
 
     def _exchange(self, request: BaseRequest, via: Via) -> Exchange:
-        """Return the exchange that `request` asks for.  Raises BadRequest."""
+        """Return the exchange that `request` asks for.  Raises BalancerError for one that is refused."""
         target, headers = read_strictly(request.method, request.raw_path, request.version, request.raw_headers)
         connection = cast(Downstream, request.protocol)
+        client = self._recogniser.recognise_request(target, headers, via.peer)
+        if not connection.passed():
+            body = request.content
+            received = None if body is EMPTY_PAYLOAD else body.total_bytes
+            self._guards.check(request.method, target, headers, client, received)
         return Exchange(
             connection=connection.number,
             request=request,
             target=target,
             headers=headers,
-            client=self._recogniser.recognise_request(target, headers, via.peer),
+            client=client,
             via=via,
             is_closing=lambda: self._stopping,
             cookie_for=self._cookie_for,
@@ -206,18 +214,15 @@ class Front:
 
     async def _answer(self, request: BaseRequest, exc: BalancerError) -> Sent:
         connection = cast(Downstream, request.protocol)
-        if isinstance(exc, Busy):
-            self._metrics.rejected("busy")
-        elif isinstance(exc, NoNodeAvailable):
-            self._metrics.rejected("no_node")
-        elif isinstance(exc, BadRequest):
-            self._metrics.rejected("bad_request")
+        if exc.counted_as:
+            self._metrics.rejected(exc.counted_as)
         log.debug(
             "answered by the balancer",
             extra={"conn": connection.number, "status": exc.http_status.value, "reason": str(exc)},
         )
-        if isinstance(exc, BadRequest | ClientTooSlow):
-            connection.expect_no_more()
+        if isinstance(exc, BadRequest | ClientTooSlow | BodyTooLarge):
+            # Who still sends shall be able to read why that is in vain.
+            connection.expect_no_more(0.0 if isinstance(exc, BadRequest) else LINGER_S)
         keep_alive = request.keep_alive and not self._stopping and not exc.closes and request.content.is_eof()
         # RFC 9112 9.3: an HTTP/1.0 client takes the end of the connection for the end of the answer.
         keep_alive = keep_alive and request.version >= (1, 1) and not asks_for_unknown(request.raw_headers)

@@ -18,8 +18,11 @@ from lb.trace import PARENT, STATE, is_valid
 Headers = Sequence[tuple[bytes, bytes]]
 """Names and values as received."""
 
-# RFC 9110 7.6.1, and `Proxy-…`, which is meant for us if for anybody.  `Proxy` itself becomes HTTP_PROXY in a CGI.
-_HOP_BY_HOP = frozenset({b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"proxy"})
+# RFC 9110 7.6.1; RFC 7540 3.2.1, whoever forgets to name it; and `Proxy-…`, which is meant for us if for anybody.
+# `Proxy` itself becomes HTTP_PROXY in a CGI.
+_HOP_BY_HOP = frozenset(
+    {b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"http2-settings", b"proxy"}
+)
 
 # A peer could name these in Connection and so change what the request is: RFC 9110 7.6.1 forbids it to.
 _NEVER_NAMED = frozenset({b"host", b"content-length", b"cookie", b"authorization", b"set-cookie"})

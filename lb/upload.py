@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from aiohttp.streams import StreamReader
 from aiohttp.web import RequestPayloadError
 
-from lb.errors import BadRequest, BalancerError, ClientTooSlow, NodeFailed
+from lb.errors import BadRequest, BalancerError, BodyTooLarge, NodeFailed
+from lb.guards import BodyLimits
 from lb.upstream import Link
 
 
@@ -32,11 +33,12 @@ def whole(body: StreamReader, *, chunked: bool) -> bytes:
 class Upload:
     """Carries one request body to a node.  `problem` is the client's fault, if there was one."""
 
-    def __init__(self, body: StreamReader, link: Link, *, chunked: bool, idle_timeout_s: float) -> None:
+    def __init__(self, body: StreamReader, link: Link, *, chunked: bool, limits: BodyLimits) -> None:
         self._body = body
         self._link = link
         self._chunked = chunked
-        self._idle_timeout_s = idle_timeout_s
+        self._limits = limits
+        self._waited_s = 0.0
         self.problem: BalancerError | None = None
         self.done = False
         self.on_end: Callable[[], None] = lambda: None
@@ -51,22 +53,34 @@ class Upload:
             return
         except RequestPayloadError as exc:
             self.problem = BadRequest(f"the body is not what its head says: {exc}")
+        except BodyTooLarge as exc:
+            self.problem = exc
         except TimeoutError:
-            self.problem = ClientTooSlow(f"nothing of the body within {self._idle_timeout_s:g} s")
+            self.problem = self._limits.too_slow(self._body.total_bytes, self._waited_s)
         if self.problem is not None:
             self._link.close()
         self.on_end()
 
     async def _carry(self) -> None:
         while True:
-            async with asyncio.timeout(self._idle_timeout_s):
-                data = await self._body.readany()
+            data = await self._piece()
             if not data:
                 break
+            self._limits.check(self._body.total_bytes)
             self._link.write(chunk(data) if self._chunked else data)
             await self._link.drained()
         if self._chunked:
             self._link.write(LAST_CHUNK)
+
+    async def _piece(self) -> bytes:
+        """Return what comes next.  Only time in which we wait for the client counts: nodes may be slow as well."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        try:
+            async with asyncio.timeout(self._limits.patience_s(self._body.total_bytes, self._waited_s)):
+                return await self._body.readany()
+        finally:
+            self._waited_s += loop.time() - began
 
 
 @asynccontextmanager

@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from aiohttp import ClientError
+from aiohttp import ClientError, ClientPayloadError
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError, RawResponseMessage
-from aiohttp.streams import StreamReader
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 from cluster.member import State
 from lb.errors import OUR_LIMITS, NodeFailed, NodeUnreachable, OutOfResources
@@ -45,10 +45,11 @@ class ConnectMetrics(Protocol):
 class Link:
     """One connection to one node, for one exchange at a time."""
 
-    __slots__ = ("_handler", "address", "fault", "idle_since", "keep", "reused")
+    __slots__ = ("_body", "_handler", "address", "fault", "idle_since", "keep", "reused")
 
     def __init__(self, handler: ResponseHandler, address: tuple[str, int]) -> None:
         self._handler = handler
+        self._body: StreamReader = EMPTY_PAYLOAD
         self.address = address
         self.fault = ""
         """Why we gave it up, if we did."""
@@ -82,9 +83,10 @@ class Link:
     async def answer(self) -> tuple[RawResponseMessage, StreamReader]:
         """Return the next head, also a 1xx, and the body behind it.  Raises NodeFailed."""
         try:
-            return await self._handler.read()
+            message, self._body = await self._handler.read()
         except (ClientError, HttpProcessingError, OSError) as exc:
             raise NodeFailed(f"no answer: {self.fault or exc or type(exc).__name__}") from None
+        return message, self._body
 
     @property
     def is_reusable(self) -> bool:
@@ -104,8 +106,10 @@ class Link:
         return transport, tail
 
     def close(self) -> None:
-        """Close at once, whatever is still unsent; no-op once detached."""
+        """Close at once, whatever is still unsent; whoever reads the answer is told.  No-op once detached."""
         self._handler.abort()
+        if not self._body.is_eof():  # aiohttp would leave its reader waiting
+            self._body.set_exception(ClientPayloadError("the connection to the node was cut"))
 
     def give_up(self, fault: str) -> None:
         """Close at once; who waits for the answer is told of `fault`."""

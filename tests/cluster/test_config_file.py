@@ -107,6 +107,17 @@ def test_ten_and_more_mistakes_in_one_file_are_all_told_at_once() -> None:
             "lb:\n  cookie:\n    name: a b",
             "3: lb.cookie.name: 'a b' is not allowed; allowed: what matches ^[A-Za-z0-9_-]*$",
         ),
+        (
+            "lb:\n  allowed_origins: [https://a/]",
+            "2: lb.allowed_origins.0: 'https://a/' must be null, or scheme://host with an optional port and nothing"
+            " behind it, for example https://chat.example.com or https://*.example.com",
+        ),
+        (
+            "lb:\n  allowed_origins: [null]",
+            "2: lb.allowed_origins.0: None is not text; allowed: text (put it in quotes)",
+        ),
+        ("lb:\n  other_upgrades: deny", "2: lb.other_upgrades: 'deny' is not allowed; allowed: remove, refuse"),
+        ("lb:\n  max_headers: 121", "2: lb.max_headers: 121 is too large; allowed: at most 120"),
         ("lb: 5", "1: lb: 5 is not a section; allowed: a mapping of keys to values"),
         ("nodes:\n  static: h:1", "2: nodes.static: 'h:1' is not a list; allowed: a list, for example []"),
         ("nodes:\n  host: ''", "2: nodes.host: '' is too short; allowed: 1 characters or more"),

@@ -42,6 +42,15 @@ def test_limits_on_silence_outlast_the_heartbeat_of_a_quiet_client(key: str, lim
         )
 
 
+@pytest.mark.parametrize(("most", "good"), [(0, True), (999_999, False), (1_000_000, True), (2**40, True)])
+def test_a_message_by_long_polling_is_no_body_that_is_too_large(most: int, good: bool) -> None:
+    """What a node takes, its balancer lets pass; zero is no limit."""
+    found = told(lb={"max_body_bytes": most}, nodes={"max_message_bytes": 1_000_000})
+    assert set(found) == (set() if good else {"lb.max_body_bytes"})
+    if not good:
+        assert found["lb.max_body_bytes"].endswith("allowed: 0 (any) or at least 1000000")
+
+
 def test_a_cross_site_cookie_must_be_secure() -> None:
     """Browsers drop it otherwise, and stickiness with it."""
     assert set(told(lb={"cookie": {"same_site": "none"}})) == {"lb.cookie.same_site"}

@@ -14,6 +14,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError, RawResponseMessage
 from aiohttp.web import BaseRequest, RequestHandler, RequestPayloadError
 
+from lb.downstream import TOO_MANY_HEADERS
 from lb.exchange import Sent
 from tests.lb.conftest import Run
 
@@ -90,6 +91,23 @@ def test_a_request_handler_has_the_methods_that_we_override_or_call() -> None:
     }.items():
         assert list(inspect.signature(getattr(RequestHandler, name)).parameters) == parameters
     assert "_process_keepalive" in inspect.getsource(RequestHandler.start)
+
+
+@pytest.mark.parametrize("fields", [20, 21])
+def test_too_many_fields_are_told_in_these_words(run: Run, fields: int) -> None:
+    """There is no exception of its own for it, so the text decides that it is a 431."""
+
+    async def main() -> None:
+        request_handler = RequestHandler(
+            web.Server(_nothing), loop=asyncio.get_running_loop(), tcp_keepalive=False, max_headers=20
+        )
+        request_handler.connection_made(Wire())
+        request_handler.data_received(b"GET / HTTP/1.1\r\nHost: h\r\n" + b"X: a\r\n" * (fields - 1) + b"\r\n")
+        message = request_handler._messages[-1][0]
+        assert (getattr(message, "message", "") == TOO_MANY_HEADERS) is (fields > 20)
+        request_handler.connection_lost(None)
+
+    run(main)
 
 
 def test_heads_are_counted_and_queued_with_their_bodies(run: Run) -> None:
@@ -254,6 +272,21 @@ def test_a_response_handler_tells_what_went_wrong(run: Run) -> None:
         await response.read()
         response.connection_lost(None)
         assert not isinstance(response.exception(), OSError)
+
+    run(main)
+
+
+def test_a_response_handler_that_is_cut_leaves_its_reader_waiting(run: Run) -> None:
+    """Which is why lb/upstream.py tells it.  If this fails, that is no longer needed."""
+
+    async def main() -> None:
+        response = response_handler(Wire())
+        response.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf")
+        _, body = await response.read()
+        response.abort()
+        response.connection_lost(None)
+        assert body.exception() is None
+        assert not body.is_eof()
 
     run(main)
 

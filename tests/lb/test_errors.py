@@ -7,13 +7,18 @@ import pytest
 from lb.errors import (
     BadRequest,
     BalancerError,
+    BodyTooLarge,
+    BodyTooSlow,
     ClientTooSlow,
     HeadTooLarge,
     NodeFailed,
     NodeTooSlow,
     NoNodeAvailable,
     NotForwarded,
+    OriginRefused,
     Overloaded,
+    TooManyRequests,
+    UpgradeRefused,
     answer_to,
 )
 
@@ -30,6 +35,11 @@ from lb.errors import (
         (NoNodeAvailable(3, 1), 503, False),
         (NodeFailed("x"), 502, False),
         (NodeTooSlow("x"), 504, False),
+        (BodyTooSlow("x"), 408, True),
+        (BodyTooLarge("x"), 413, True),
+        (OriginRefused(b"x"), 403, True),
+        (UpgradeRefused(b"x"), 403, True),
+        (TooManyRequests("x", retry_after_s=3), 429, False),
     ],
 )
 def test_each_fault_has_its_status(exc: BalancerError, status: int, closes: bool) -> None:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from aiohttp.http_parser import HttpRequestParserPy
-from aiohttp.web import RequestHandler
 
 from cluster.handoff import Taken
 from lb.arrivals import ACCEPT_AGAIN_S
@@ -153,14 +150,6 @@ def test_a_node_that_cannot_have_sockets_gets_its_turns_all_the_same(run: Run, t
             assert (near.adoption.count, front.node("n1").tunnels) == (3, 3)
 
     run(main)
-
-
-def test_both_ways_read_a_head_by_the_same_limits() -> None:
-    """aiohttp's parser and its request handler: else one would take what the other refuses."""
-    parser = inspect.signature(HttpRequestParserPy.__init__).parameters
-    handler = inspect.signature(RequestHandler.__init__).parameters
-    for limit in ("max_line_size", "max_field_size", "max_headers"):
-        assert parser[limit].default == handler[limit].default
 
 
 def test_a_connection_that_is_over_before_it_is_looked_at_leaves_nothing(run: Run) -> None:

@@ -1,93 +1,179 @@
-"""Limits by address: an HTTP connection, a tunnel and a handed-over WebSocket each count until they end."""
+"""lb/guards.py: each limit at, below and above, without a network."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
-from tests.lb.conftest import Run
-from tests.support.backends import backend, tunnel_echo
-from tests.support.balancer import Balancer, balancer, upgrade_request
-from tests.support.handing import adopting_node, hands_over
-from tests.support.waiting import eventually
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-GET = b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n"
+from cluster.config import Lb
+from lb.affinity import Client
+from lb.errors import (
+    BadRequest,
+    BalancerError,
+    BodyTooLarge,
+    HeadTooLarge,
+    OriginRefused,
+    TooManyRequests,
+    UpgradeRefused,
+)
+from lb.guards import MOST_LINE_BYTES, BodyLimits, Guards, HeadLimits
+from lb.headers import Headers
 
-
-async def _refused(front: Balancer) -> bool:
-    """Return whether one more client of this host is sent away, as it must be: whatever it asks for."""
-    answers = [await front.ask(request) for request in (GET, upgrade_request("/echo"))]
-    return all(
-        answer.startswith(b"HTTP/1.1 429 ")
-        and b"\r\nRetry-After: 1\r\n" in answer
-        and b"\r\nConnection: close" in answer
-        for answer in answers
-    )
-
-
-def test_a_handed_over_websocket_counts_for_its_address_until_it_ends(run: Run, tmp_path: Path) -> None:
-    """The node tells of the end; a place at the balancer is free long before."""
-
-    async def main() -> None:
-        async with adopting_node(tmp_path) as node, balancer(node.port, connections_per_address=2) as front:
-            hands_over(front, node.path)
-            callers = [await front.connect() for _ in range(2)]
-            for number, caller in enumerate(callers):
-                request = upgrade_request("/echo")
-                if number:  # the long way
-                    caller.send(request[:9])
-                    await eventually(lambda: front.front.connections == 1)
-                    request = request[9:]
-                caller.send(request)
-                assert b" 101 " in await caller.head()
-            await eventually(lambda: front.front.connections == 0)
-            assert await _refused(front)
-            assert front.metrics.totals.rejected == {"address": 2}
-            callers[0].close()
-            await eventually(lambda: node.adoption.count == 1)
-
-            async def is_let_in() -> bool:
-                caller = await front.connect()
-                caller.send(GET)
-                return (await caller.head()).startswith(b"HTTP/1.1 200 ")
-
-            await eventually(is_let_in)
-            assert await _refused(front)
-
-    run(main)
+HOST = (b"Host", b"a")
+PLAIN = Client(sid=False, session=None, cookie=None, address="192.0.2.1")
 
 
-def test_a_tunnel_and_an_idle_connection_count_too(run: Run) -> None:
-    """Ended either way, they count no more."""
-
-    async def main() -> None:
-        async with backend(tunnel_echo) as node, balancer(node.port, connections_per_address=2) as front:
-            tunnel, idle = await front.connect(), await front.connect()
-            tunnel.send(upgrade_request())
-            await tunnel.head()
-            idle.send(b"GET")
-            await eventually(lambda: front.front.connections == 2)
-            assert await _refused(front)
-            for caller in (tunnel, idle):
-                caller.close()
-            await eventually(lambda: front.front.connections == 0)
-            caller = await front.connect()
-            caller.send(upgrade_request())
-            assert b" 101 " in await caller.head()
-
-    run(main)
+def refusal(
+    guards: Guards,
+    *headers: tuple[bytes, bytes],
+    method: str = "GET",
+    target: str = "/",
+    client: Client = PLAIN,
+    body: int | None = None,
+) -> type[BalancerError] | None:
+    """Return what is wrong with a request, if anything is."""
+    try:
+        guards.check(method, target, (HOST, *headers), client, body)
+    except BalancerError as exc:
+        return type(exc)
+    return None
 
 
-def test_who_comes_through_a_proxy_counts_as_oneself(run: Run, tmp_path: Path) -> None:
-    """Not as the proxy, which brings everybody."""
+def guards(share: float = 1.0, clock: Any = lambda: 0.0, **limits: Any) -> Guards:
+    return Guards(Lb.model_validate(limits), share, clock)
 
-    async def main() -> None:
-        settings = balancer(1, connections_per_address=1, trusted_proxies=["127.0.0.1"], proxy_protocol=True)
-        async with settings as front:
-            for client in (b"192.0.2.1", b"192.0.2.2"):
-                caller = await front.connect()
-                caller.send(b"PROXY TCP4 %b 10.0.0.1 1 2\r\nGET" % client)
-            await eventually(lambda: front.front.connections == 2)
-            answer = await front.ask(b"PROXY TCP4 192.0.2.1 10.0.0.1 1 2\r\n" + GET)
-            assert answer.startswith(b"HTTP/1.1 429 ")
 
-    run(main)
+def wire(method: str, target: str, headers: Headers) -> bytes:
+    lines = [f"{method} {target} HTTP/1.1".encode(), *(b"%b: %b" % pair for pair in headers), b"", b""]
+    return b"\r\n".join(lines)
+
+
+@pytest.mark.parametrize("more", [-1, 0, 1])
+@pytest.mark.parametrize(("method", "target"), [("GET", "/"), ("DELETE", "/a/long?path")])
+def test_a_head_is_as_large_as_it_is_on_the_wire(method: str, target: str, more: int) -> None:
+    """Line, fields and all that is between them."""
+    size = 2000 + more - len(wire(method, target, (HOST, (b"X", b""))))
+    headers = [(b"X", b"a" * size)]
+    assert len(wire(method, target, (HOST, *headers))) == 2000 + more
+    found = refusal(guards(max_head_bytes=2000), *headers, method=method, target=target)
+    assert found is (HeadTooLarge if more > 0 else None)
+
+
+def test_a_line_is_no_longer_than_nodes_read_nor_than_the_head_may_be() -> None:
+    """A parser is told the smaller one."""
+    assert HeadLimits(32_768, 100).line_bytes == MOST_LINE_BYTES
+    assert HeadLimits(2000, 100).line_bytes == 2000
+
+
+@pytest.mark.parametrize(("size", "found"), [(4999, None), (5000, None), (5001, BodyTooLarge)])
+def test_a_body_is_refused_by_its_length_at_once(size: int, found: type[BalancerError] | None) -> None:
+    """However much of it has come; one that has none says so by any number of zeros."""
+    limited = guards(max_body_bytes=5000)
+    for received in (0, 17):
+        assert refusal(limited, (b"content-length", b"%d" % size), method="POST", body=received) is found
+    assert refusal(limited, (b"Content-Length", b"000"), method="POST", body=0) is None
+    assert refusal(guards(max_body_bytes=0), (b"Content-Length", b"9" * 18), method="POST", body=0) is None
+
+
+@pytest.mark.parametrize(("received", "found"), [(5000, None), (5001, BodyTooLarge)])
+def test_a_chunked_body_is_refused_by_what_has_come(received: int, found: type[BalancerError] | None) -> None:
+    """When the head is looked at; later lb/upload.py asks again."""
+    limited = guards(max_body_bytes=5000)
+    assert refusal(limited, (b"Transfer-Encoding", b"chunked"), method="POST", body=received) is found
+
+
+def test_how_long_a_body_may_take_grows_with_what_comes() -> None:
+    """As Apache's RequestReadTimeout: so many seconds, and one more for each so many bytes."""
+    limits = BodyLimits(most_bytes=0, idle_s=10, whole_s=20, bytes_per_s=500)
+    assert limits.patience_s(0, 0) == 10
+    assert limits.patience_s(0, 15) == 5
+    assert limits.patience_s(0, 20) == 0
+    assert limits.patience_s(2500, 20) == 5
+    assert limits.patience_s(10**9, 10**6) == 10
+    assert BodyLimits(0, 10, 20, 0).patience_s(10**9, 19) == 1, "a rate of 0 gains nothing"
+    assert BodyLimits(0, 10, 0, 500).patience_s(0, 10**6) == 10, "0 is no limit"
+
+
+@given(st.integers(0, 10**9), st.floats(0, 10**6))
+def test_who_sends_at_the_least_rate_is_never_too_slow(received: int, waited_s: float) -> None:
+    """And who sends at less than that is at last."""
+    limits = BodyLimits(most_bytes=0, idle_s=10, whole_s=20, bytes_per_s=500)
+    assert (limits.patience_s(received, waited_s) > 0) is (waited_s < 20 + received / 500)
+
+
+ORIGIN = (b"Origin", b"https://evil.example")
+SOCKET = [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
+
+
+@pytest.mark.parametrize(
+    ("changes", "headers", "method", "client"),
+    [
+        (True, SOCKET, "GET", PLAIN),
+        (True, [], "POST", PLAIN),
+        (True, [], "DELETE", PLAIN),
+        (True, [], "GET", Client(sid=True, session=None, cookie=None, address="")),
+        (True, [], "GET", Client(sid=False, session=None, cookie=None, address="", begins=True)),
+        (False, [], "GET", PLAIN),
+        (False, [], "HEAD", PLAIN),
+        (False, [], "OPTIONS", PLAIN),
+    ],
+)
+def test_an_origin_is_looked_at_where_it_matters(
+    changes: bool, headers: list[tuple[bytes, bytes]], method: str, client: Client
+) -> None:
+    """Upgrades, Engine.IO, and whatever is not safe (RFC 9110 9.2.1); reading is for CORS to judge."""
+    limited = guards(allowed_origins=["https://good.example"])
+    refused = OriginRefused if changes else None
+    assert refusal(limited, *headers, ORIGIN, method=method, client=client) is refused
+    assert refusal(limited, *headers, (b"origin", b"https://good.example"), method=method, client=client) is None
+    assert refusal(limited, *headers, method=method, client=client) is None, "no browser"
+    assert refusal(guards(), *headers, ORIGIN, method=method, client=client) is None, "not asked for"
+
+
+def test_two_origins_are_none() -> None:
+    """RFC 6454 7.3; also if both are allowed."""
+    limited = guards(allowed_origins=["https://good.example"])
+    twice = [(b"Origin", b"https://good.example")] * 2
+    assert refusal(limited, *SOCKET, *twice) is BadRequest
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (b"h2c", UpgradeRefused),
+        (b"H2C", UpgradeRefused),
+        (b"TLS/1.0", UpgradeRefused),
+        (b"websocket, h2c", UpgradeRefused),
+        (b"websocket", None),
+        (b"WebSocket", None),
+        (b"", None),
+    ],
+)
+def test_other_upgrades_are_refused_if_that_is_wanted(value: bytes, found: type[BalancerError] | None) -> None:
+    """Whether or not Connection names it: some servers do not look there."""
+    for connection in ([], [(b"Connection", b"Upgrade, HTTP2-Settings")]):
+        assert refusal(guards(other_upgrades="refuse"), *connection, (b"Upgrade", value)) is found
+        assert refusal(guards(), *connection, (b"Upgrade", value)) is None
+
+
+def test_an_address_is_held_to_its_rate() -> None:
+    """This worker's part of it, after a whole burst; and told when to come back."""
+    limited = guards(share=0.5, requests_per_s_per_address=1, request_burst_per_address=3)
+    assert [refusal(limited) for _ in range(4)] == [None] * 3 + [TooManyRequests]
+    with pytest.raises(TooManyRequests) as told:
+        limited.check("GET", "/", (HOST,), PLAIN, None)
+    assert told.value.retry_after_s == 1
+    other = Client(sid=False, session=None, cookie=None, address="192.0.2.2")
+    assert refusal(limited, client=other) is None
+
+
+def test_what_is_refused_otherwise_takes_nothing_from_the_rate() -> None:
+    """It ends its connection instead."""
+    limited = guards(requests_per_s_per_address=1, request_burst_per_address=1, other_upgrades="refuse")
+    for _ in range(3):
+        assert refusal(limited, (b"Upgrade", b"h2c")) is UpgradeRefused
+    assert UpgradeRefused.closes
+    assert refusal(limited) is None
