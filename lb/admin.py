@@ -31,6 +31,9 @@ from lb.views import ChildReport, children_in, health_view, nodes_view, warnings
 
 _HEADERS = HEADERS | {"Cache-Control": "no-store"}
 
+MOST_BODY_BYTES = 4096
+"""An order to drain has some twenty."""
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -49,7 +52,9 @@ class Sources:
 def admin_app(sources: Sources) -> web.Application:
     """Return the application to serve on `lb.admin`."""
     admin = _Admin(sources)
-    app = web.Application(middlewares=[_plain_errors, _gated(Gate.of(sources.config.lb))])
+    app = web.Application(
+        middlewares=[_plain_errors, _gated(Gate.of(sources.config.lb))], client_max_size=MOST_BODY_BYTES
+    )
     add_pages(app)
     app.router.add_get("/healthz", admin.healthz)
     app.router.add_get("/metrics", admin.metrics)
@@ -130,6 +135,8 @@ async def _plain_errors(request: web.Request, handler: Handler) -> web.StreamRes
         answer = _json({"error": f"{exc.method} is not allowed here", "allowed": allowed}, 405)
         answer.headers["Allow"] = ", ".join(allowed)  # RFC 9110 15.5.6
         return answer
+    except web.HTTPRequestEntityTooLarge:
+        return _json({"error": f"the body has more than {MOST_BODY_BYTES} bytes"}, 413)
 
 
 def _json(body: dict[str, Any], status: int = 200) -> web.Response:

@@ -50,8 +50,13 @@ class Admin:
     session: aiohttp.ClientSession
 
     async def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, Mapping[str, str], str]:
-        url, given = f"http://127.0.0.1:{self.port}{path}", {k.replace("_", "-"): v for k, v in headers.items()}
-        async with self.session.request(method, url, headers=given) as answer:
+        return await self.send(path, method, {name.replace("_", "-"): value for name, value in headers.items()})
+
+    async def send(
+        self, path: str, method: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> tuple[int, Mapping[str, str], str]:
+        url = f"http://127.0.0.1:{self.port}{path}"
+        async with self.session.request(method, url, headers=headers, data=body) as answer:
             return answer.status, answer.headers, await answer.text()
 
     async def json(self, path: str, method: str = "GET", **headers: str) -> tuple[int, Any]:

@@ -1,100 +1,45 @@
-"""The part of JSON Schema (2020-12) that our API's description uses, strictly: a word that it does not know fails."""
+"""The description of our API, and what differs from it in an answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-Schema = Mapping[str, Any]
+from jsonschema import Draft202012Validator
 
-_KINDS: dict[str, type | tuple[type, ...]] = {
-    "string": str,
-    "integer": int,
-    "number": (int, float),
-    "boolean": bool,
-    "object": dict,
-    "array": list,
-    "null": type(None),
-}
+METHODS = frozenset({"get", "put", "post", "delete", "options", "head", "patch", "trace"})
 
 
 class Description:
-    """An OpenAPI document."""
+    """An OpenAPI 3.1 document, whose schemas are JSON Schema 2020-12."""
 
     def __init__(self, document: Mapping[str, Any]) -> None:
         self.document = document
+        self.paths: dict[str, dict[str, Any]] = document["paths"]
 
-    def at(self, reference: Schema) -> Schema:
-        """Return what `reference` is, or points to."""
-        found: Any = reference
-        while "$ref" in found:
-            path = found["$ref"].removeprefix("#/").split("/")
-            found = self.document
-            for key in path:
-                found = found[key]
-        return found  # type: ignore[no-any-return]
+    def answers(self) -> Iterator[tuple[str, str, int]]:
+        """Yield path, method and status of each answer that is described."""
+        for path, item in self.paths.items():
+            for method in item.keys() & METHODS:
+                yield from ((path, method, int(status)) for status in item[method]["responses"])
 
-    def problems(self, schema: Schema, value: Any, where: str = "") -> Iterator[str]:
-        """Yield what is wrong with `value`, each with its place."""
-        schema = self.at(schema)
-        if "oneOf" in schema:
-            if sum(not list(self.problems(each, value)) for each in schema["oneOf"]) != 1:
-                yield f"{where}: {value!r} is not one of {len(schema['oneOf'])} kinds"
-            return
-        kinds = [schema["type"]] if isinstance(schema["type"], str) else schema["type"]
-        if not any(_is(value, kind) for kind in kinds):
-            yield f"{where}: {value!r} is no {' or '.join(kinds)}"
-            return
-        if value is not None:
-            for word, rule in schema.items():
-                yield from _RULES[word](self, schema, rule, value, where)
+    def wrong(self, path: str, method: str, status: int, body: Any, kind: str = "application/json") -> list[str]:
+        """Return all in which an answer differs from its description."""
+        where = f"{method} {path} {status}"
+        response = self.paths[path][method]["responses"].get(str(status))
+        if response is None:
+            return [f"{where}: not described"]
+        if "$ref" in response:
+            response = self._at(response["$ref"])
+        if kind not in response["content"]:
+            return [f"{where}: {kind} is none of {sorted(response['content'])}"]
+        # References are to places in the document.
+        schema = {**response["content"][kind]["schema"], "components": self.document["components"]}
+        errors = Draft202012Validator(schema).iter_errors(body)
+        return [f"{where}{each.json_path.removeprefix('$')}: {each.message}" for each in errors]
 
-    def _fields(self, schema: Schema, rule: Mapping[str, Schema], value: dict[str, Any], where: str) -> Iterator[str]:
-        for name in rule.keys() & value.keys():
-            yield from self.problems(rule[name], value[name], f"{where}.{name}")
-
-    def _others(self, schema: Schema, rule: bool | Schema, value: dict[str, Any], where: str) -> Iterator[str]:
-        for name in value.keys() - schema.get("properties", {}).keys():
-            if isinstance(rule, bool):
-                yield f"{where}.{name} is not described"
-            else:
-                yield from self.problems(rule, value[name], f"{where}.{name}")
-
-    def _missing(self, schema: Schema, rule: list[str], value: dict[str, Any], where: str) -> Iterator[str]:
-        yield from (f"{where}.{name} is missing" for name in rule if name not in value)
-
-    def _items(self, schema: Schema, rule: Schema, value: list[Any], where: str) -> Iterator[str]:
-        for index, each in enumerate(value):
-            yield from self.problems(rule, each, f"{where}[{index}]")
-
-    def _among(self, schema: Schema, rule: list[Any], value: Any, where: str) -> Iterator[str]:
-        if value not in rule:
-            yield f"{where}: {value!r} is none of {rule}"
-
-    def _least(self, schema: Schema, rule: float, value: float, where: str) -> Iterator[str]:
-        if value < rule:
-            yield f"{where}: {value!r} is less than {rule}"
-
-    def _most(self, schema: Schema, rule: float, value: float, where: str) -> Iterator[str]:
-        if value > rule:
-            yield f"{where}: {value!r} is more than {rule}"
-
-    def _nothing(self, *_: Any) -> Iterator[str]:
-        yield from ()
-
-
-_RULES: dict[str, Callable[..., Iterator[str]]] = {
-    "type": Description._nothing,
-    "description": Description._nothing,
-    "properties": Description._fields,
-    "additionalProperties": Description._others,
-    "required": Description._missing,
-    "items": Description._items,
-    "enum": Description._among,
-    "minimum": Description._least,
-    "maximum": Description._most,
-}
-
-
-def _is(value: Any, kind: str) -> bool:
-    return isinstance(value, _KINDS[kind]) and (kind == "boolean" or not isinstance(value, bool))
+    def _at(self, reference: str) -> Any:
+        found: Any = self.document
+        for key in reference.removeprefix("#/").split("/"):
+            found = found[key]
+        return found
