@@ -221,6 +221,10 @@ class _Document:
                 # What a variable brings is typed as if it stood in the file: ${PORT} may be a number.
                 tag = _implicit_tag(loader, text)
             return loader.construct_object(yaml.ScalarNode(tag, text))
+        except (LookupError, AttributeError):
+            # PyYAML's way to say that the text is not of the type that the file gives it: `!!int`, `!!bool x`.
+            self.report(path, f"{text!r} is no {tag.rpartition(':')[2]}", unread=True)
+            return None
         except (yaml.YAMLError, ValueError) as exc:
             self.report(path, f"{text!r} cannot be read: {getattr(exc, 'problem', None) or exc}", unread=True)
             return None

@@ -13,7 +13,7 @@ from cluster.origin import canonical_pattern
 from cluster.tag import SLOT
 
 HOST = r"(?:\[[0-9a-fA-F:.%]+\]|[^\s:,@/?#\[\]]+)"
-PORT = r"(?::(?:[0-5]?\d{1,4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]))"
+PORT = r"(?::(?!0+(?!\d))(?:[0-5]?\d{1,4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5]))"
 """Patterns: a name, an IPv4 or a bracketed IPv6 address; a colon and a port up to 65535."""
 
 # Nothing here is meant in microseconds; and YAML 1.1 reads 1e-05, as a small number is written, as text.

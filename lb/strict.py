@@ -30,12 +30,7 @@ def read_strictly(method: str, target: str, version: tuple[int, int], headers: H
         raise VersionNotSupported(f"HTTP/{version[0]}.{version[1]}")
     if "#" in target:
         raise BadRequest("a fragment in the request target")
-    if codings := values(headers, b"transfer-encoding"):
-        if version == (1, 0):
-            # RFC 9112 6.1: who speaks 1.0 does not know the field, and others before us may have read a length.
-            raise BadRequest("Transfer-Encoding in HTTP/1.0")
-        if not any(tokens(headers, b"transfer-encoding")) or values(headers, b"content-length"):
-            raise BadRequest(f"two lengths, or none: Transfer-Encoding is {b', '.join(codings)!r}")
+    _check_codings(version, headers)
     for value in values(headers, b"expect"):
         if value.strip().lower() != b"100-continue":
             raise ExpectationFailed(value.decode("latin-1"))
@@ -45,6 +40,18 @@ def read_strictly(method: str, target: str, version: tuple[int, int], headers: H
         if not _is_host(host):
             raise BadRequest("Host is not a host with an optional port")
     return target, headers
+
+
+def _check_codings(version: tuple[int, int], headers: Headers) -> None:
+    codings = values(headers, b"transfer-encoding")
+    if not codings:
+        return
+    if version == (1, 0):
+        # RFC 9112 6.1: who speaks 1.0 does not know the field, and others before us may have read a length.
+        raise BadRequest("Transfer-Encoding in HTTP/1.0")
+    if not tokens(headers, b"transfer-encoding") or values(headers, b"content-length"):
+        # The parser has this as no coding at all; others may not.
+        raise BadRequest(f"a Transfer-Encoding of {b', '.join(codings)!r}, or a length beside it")
 
 
 def _origin_form(method: str, target: str, headers: Headers) -> tuple[str, Headers]:

@@ -32,7 +32,7 @@ MOST_NAMESPACE_CHARS = 1000
 MOST_ID_DIGITS = 20
 
 _HEAD = re.compile(
-    rf"([0-6])(?:(\d{{1,10}})-)?(/[^,]*)?,?(\d{{1,{MOST_ID_DIGITS}}})?",
+    rf"([0-6])(?:(\d{{1,10}})-)?(?:(/[^,]*),?)?(\d{{1,{MOST_ID_DIGITS}}})?",
     re.ASCII,
 )
 

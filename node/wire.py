@@ -175,14 +175,14 @@ def _emit(fields: list[Any]) -> Emit:
 
 def _ask(fields: list[Any]) -> Ask:
     match fields:
-        case [str(operation), tuple(arguments), number, str(reply_to)] if _is_number(number) and _is_shallow(arguments):
+        case [str(operation), tuple(arguments), number, str(reply_to)] if _is_number(number) and _is_shallow(fields):
             return Ask(operation, arguments, number, reply_to)
     raise BadWire(f"a question {_shown(fields)}")
 
 
 def _answer(fields: list[Any]) -> Answer:
     match fields:
-        case [number, str(name), value, str(error)] if _is_number(number) and _is_shallow(value):
+        case [number, str(name), value, str(error)] if _is_number(number) and _is_shallow(fields):
             return Answer(number, name, value, error)
     raise BadWire(f"an answer {_shown(fields)}")
 

@@ -355,6 +355,9 @@ HARNESSES = (
             b'0/a,{"token":1}',
             b"1/a",
             b"31[]",
+            # A comma behind no namespace.
+            b"1,",
+            b'2,["e"]',
         ),
     ),
     Harness(
