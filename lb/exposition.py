@@ -16,7 +16,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from lb.exposition_state import canary, changes, entrance, states, tls
-from lb.metrics import STATUS_CLASSES
+from lb.metrics import REASONS, STATUS_CLASSES
 from lb.pool import Node, Pool
 from lb.reports import Stack
 
@@ -138,7 +138,8 @@ def _carried(stack: Stack) -> Iterator[Metric]:
         handed.add_metric([node], counts.handoffs_open)
         for code, count in counts.closes.items():
             closes.add_metric([node, code], count)
-    for reason, count in stack.totals.rejected.items():
+    # From the start, those that are 0 as well: a rate has something to begin from when the first one comes.
+    for reason, count in (dict.fromkeys(REASONS, 0) | stack.totals.rejected).items():
         rejected.add_metric([reason], count)
     yield from (exchanges, transferred, opened, failures, tunnels, handoffs, handed, closes, rejected)
 

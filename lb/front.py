@@ -68,7 +68,12 @@ class Front:
         self._stopping = False
         self._empty = asyncio.Event()
         self._guards = Guards(lb, pool.terms.share, pool.clock)
-        self._admission = Admission(most_connections, lb.connections_per_address, on_empty=self._empty.set)
+        self._admission = Admission(
+            most_connections,
+            lb.connections_per_address,
+            brings_others=self._recogniser.trusts,
+            on_empty=self._empty.set,
+        )
         self._upstream = Upstream(pool, metrics, lb.connect_timeout_s)
         router = Router.of(lb)
         self._forwarder = Forwarder(pool, router, self._upstream, metrics, lb)

@@ -27,12 +27,14 @@ class Admission:
     """Counts the clients that are here, in all and by address; `on_empty` is called when the last one leaves.
 
     A client's address counts for as long as its connection lasts, be it here or at a node that it was handed to.
-    Addresses are masked (lb/affinity.py): whoever has an IPv6 network has one address.
+    Addresses are masked (lb/affinity.py): whoever has an IPv6 network has one address.  Those that `brings_others`
+    says are proxies, whose connections are everybody's, count for `limit` alone.
     """
 
     limit: int
     per_address: int = 0
     """Connections of one address; 0: no limit, and none is counted."""
+    brings_others: Callable[[str], bool] = lambda address: False
     on_empty: Callable[[], None] = lambda: None
     count: int = 0
     lingering: int = 0
@@ -48,7 +50,7 @@ class Admission:
 
     def enter(self, address: str) -> bool:
         """Count one more connection of `address`, unless it has as many as it may."""
-        if not self.per_address:
+        if not self.per_address or self.brings_others(address):
             return True
         key = masked(address)
         count = self._by_address.get(key, 0)
@@ -70,7 +72,7 @@ class Admission:
 
     def ended(self, address: str) -> None:
         """Count one connection of `address` less."""
-        if not self.per_address:
+        if not self.per_address or self.brings_others(address):
             return
         key = masked(address)
         left = self._by_address[key] - 1

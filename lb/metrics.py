@@ -19,6 +19,13 @@ from lb.pool import Change, Node
 FORGET_AFTER_S = 900.0
 """How long the counters of a node that left the pool are still shown."""
 
+REASONS = (
+    *("address", "bad_request", "body_size", "body_timeout", "busy", "head_size", "head_timeout", "no_node"),
+    *("not_forwarded", "origin", "overloaded", "rate", "resources", "upgrade"),
+    *("plain_http", "tls_alpn", "tls_failed", "tls_timeout"),
+)
+"""Why a client is turned away; docs/guards.md says what each means."""
+
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 
 CLOSE_CODES = frozenset((*range(1000, 1016), CloseCode.SLOW_CONSUMER, CloseCode.UNAUTHORIZED))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.config import Lb
+from cluster.config import Lb, Nodes
 from lb.affinity import Client
 from lb.errors import (
     BadRequest,
@@ -21,6 +23,7 @@ from lb.errors import (
 )
 from lb.guards import MOST_LINE_BYTES, BodyLimits, Guards, HeadLimits
 from lb.headers import Headers
+from lb.metrics import REASONS
 
 HOST = (b"Host", b"a")
 PLAIN = Client(sid=False, session=None, cookie=None, address="192.0.2.1")
@@ -157,6 +160,31 @@ def test_other_upgrades_are_refused_if_that_is_wanted(value: bytes, found: type[
     for connection in ([], [(b"Connection", b"Upgrade, HTTP2-Settings")]):
         assert refusal(guards(other_upgrades="refuse"), *connection, (b"Upgrade", value)) is found
         assert refusal(guards(), *connection, (b"Upgrade", value)) is None
+
+
+def _kinds(of: type[BalancerError]) -> set[type[BalancerError]]:
+    return {of}.union(*(_kinds(kind) for kind in of.__subclasses__()))
+
+
+def test_every_reason_is_in_the_table_and_has_its_series() -> None:
+    """docs/guards.md tells what each word of `flotilla_rejected_total` means, and none that there is not."""
+    page = Path(__file__).parents[2].joinpath("docs", "guards.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")] for line in page.partition("## Heads")[0].splitlines()]
+    told = {word for row in rows if len(row) == 8 for word in re.findall(r"`(\w+)`", row[5])}
+    assert told == set(REASONS)
+    assert {kind.counted_as for kind in _kinds(BalancerError)} - {""} <= told
+
+
+def test_every_key_in_the_table_is_one() -> None:
+    """With the default that it says."""
+    page = Path(__file__).parents[2].joinpath("docs", "guards.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.split("|")] for line in page.partition("## Heads")[0].splitlines()]
+    keys = [key for row in rows if len(row) == 8 for key in re.findall(r"`([\w.]+)`", row[2])]
+    assert len(keys) > 15
+    assert [key for key in keys if key.removeprefix("nodes.") not in (Nodes if "." in key else Lb).model_fields] == []
+    limits = Lb()
+    assert (limits.max_head_bytes, limits.max_headers, limits.max_body_bytes) == (32 * 1024, 100, 1024**3)
+    assert (limits.body_timeout_s, limits.min_body_bytes_per_s, limits.idle_timeout_s) == (20, 500, 75)
 
 
 def test_an_address_is_held_to_its_rate() -> None:

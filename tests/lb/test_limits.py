@@ -57,6 +57,18 @@ def test_one_address_has_so_many_connections_here_and_at_nodes() -> None:
     assert not admission._by_address, "who has left is forgotten"
 
 
+def test_a_proxy_is_not_taken_for_one_client() -> None:
+    """It brings everybody; how many there may be in all is another limit."""
+    admission = Admission(3, per_address=1, brings_others=lambda address: address == "10.0.0.1")
+    for _ in range(3):
+        assert admission.admit()
+        assert admission.enter("10.0.0.1")
+    assert not admission.admit()
+    admission.ended("10.0.0.1")
+    assert admission.enter("192.0.2.1")
+    assert not admission.enter("192.0.2.1")
+
+
 def test_without_a_limit_no_address_is_remembered() -> None:
     """Millions may come."""
     admission = Admission(10)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tests.lb.conftest import Run
 from tests.support.backends import backend, tunnel_echo
@@ -73,6 +74,26 @@ def test_a_tunnel_and_an_idle_connection_count_too(run: Run) -> None:
             caller = await front.connect()
             caller.send(upgrade_request())
             assert b" 101 " in await caller.head()
+
+    run(main)
+
+
+def test_a_proxy_that_forwards_requests_is_not_limited(run: Run, tmp_path: Path) -> None:
+    """Its connections are everybody's: one by one they say for whom, or for several, one after the other."""
+
+    async def main() -> None:
+        async with adopting_node(tmp_path) as node:
+            limits: dict[str, Any] = {"connections_per_address": 1, "trusted_proxies": ["127.0.0.1"]}
+            async with balancer(node.port, **limits) as front:
+                hands_over(front, node.path)
+                for _ in range(3):
+                    caller = await front.connect()
+                    caller.send(upgrade_request("/echo", X_Forwarded_For="192.0.2.1"))
+                    assert b" 101 " in await caller.head()
+                for caller in front.callers:
+                    caller.close()
+                await eventually(lambda: node.adoption.count == 0)
+                assert front.metrics.totals.rejected == {}
 
     run(main)
 
