@@ -201,11 +201,17 @@ class Recogniser:
 
     def recognise(self, target: str, cookies: Sequence[bytes], peer: str, forwarded_for: Sequence[bytes]) -> Client:
         """Return what the request with this target and these header values says of its client."""
+        return self.client(target, self._slot(cookies), masked(self.proxies.client_of(peer, forwarded_for)))
+
+    def recognise_fields(self, headers: Headers, peer: str) -> tuple[str | None, str]:
+        """Return what the headers alone say: the slot that the cookie names, verified, and the masked address."""
+        address = masked(self.proxies.client_of(peer, values(headers, b"x-forwarded-for")))
+        return self._slot(values(headers, b"cookie")), address
+
+    def client(self, target: str, slot: str | None, address: str) -> Client:
+        """Return the client of a request with this target, whose headers say the rest (`recognise_fields`)."""
         sid, session = slot_in_query(target, self.secret)
-        return Client(
-            sid=sid,
-            session=session,
-            cookie=slot_in_cookies(cookies, self.cookie_name, self.secret) if self.cookies and cookies else None,
-            address=masked(self.proxies.client_of(peer, forwarded_for)),
-            begins=not sid and "EIO=" in target,
-        )
+        return Client(sid=sid, session=session, cookie=slot, address=address, begins=not sid and "EIO=" in target)
+
+    def _slot(self, cookies: Sequence[bytes]) -> str | None:
+        return slot_in_cookies(cookies, self.cookie_name, self.secret) if self.cookies and cookies else None

@@ -6,6 +6,7 @@ import socket
 import time
 from dataclasses import dataclass, field
 
+from lb.begun import Begun
 from lb.errors import BalancerError
 from lb.route import Choice
 
@@ -23,5 +24,7 @@ class Arrived:
     """The node for its first request, if that was chosen already: to choose twice would take two turns."""
     passed: bool = False
     """Whether its first request was found to keep to all limits (lb/guards.py), and was counted."""
+    begun: Begun | None = None
+    """Its first request is at a node already."""
     at: float = field(default_factory=time.monotonic)
     """When it came."""

@@ -24,6 +24,7 @@ from aiohttp.web import Server as AiohttpServer
 
 from lb.access import AccessLog
 from lb.arrived import Arrived
+from lb.begun import Begun
 from lb.errors import BadRequest, BalancerError, ClientTooSlow, HeadTooLarge, answer_to
 from lb.exchange import Sent, abort
 from lb.guards import HeadLimits
@@ -66,7 +67,9 @@ class Downstream(RequestHandler):
     __slots__ = (
         "_admitted",
         "_arrived_at",
+        "_begun",
         "_choice",
+        "_ends_plainly",
         "_head_began",
         "_head_bytes",
         "_head_timer",
@@ -101,11 +104,13 @@ class Downstream(RequestHandler):
         self._arrived_at = arrived.at
         self._choice = arrived.choice
         self._passed = arrived.passed
+        self._begun = arrived.begun
         self._refusal = arrived.refusal
         self._admitted = arrived.refusal is None
         self._lingers = False
         self._head_began = False
         self._head_bytes = 0
+        self._ends_plainly = False
         self._head_timer: asyncio.TimerHandle | None = None
         self._last_payload: StreamReader = EMPTY_PAYLOAD
 
@@ -127,6 +132,7 @@ class Downstream(RequestHandler):
             return
         heads, in_body = self._request_count, not self._last_payload.is_eof()
         super().data_received(data)
+        self._ends_plainly = self._request_count == heads + 1 and data.endswith(b"\r\n\r\n")
         if self._request_count != heads:
             self._end_head()
             if in_body and not self._last_payload.is_eof():
@@ -156,6 +162,17 @@ class Downstream(RequestHandler):
         """Return the node that was chosen for the first request before it got here, once."""
         choice, self._choice = self._choice, None
         return choice
+
+    def begun(self) -> Begun | None:
+        """Return what became of the first request before it got here, once."""
+        begun, self._begun = self._begun, None
+        return begun
+
+    def expire_head(self) -> None:
+        """Wait no longer for the rest of a head, which was awaited before we were here."""
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        self._head_expired()
 
     def passed(self) -> bool:
         """Return whether the request that was just read has passed the guards before it got here.  Once."""
@@ -211,6 +228,13 @@ class Downstream(RequestHandler):
         self._task_handler = None
         self.connection_lost(None)
         return transport, early
+
+    @property
+    def is_between_requests(self) -> bool:
+        """Whether it is certain that of the next request nothing has come: the last one had no body, and ended what
+        was read last."""
+        ends = self._ends_plainly and self._last_payload is EMPTY_PAYLOAD
+        return ends and not self._messages and not self._upgraded
 
     @property
     def is_quiet(self) -> bool:

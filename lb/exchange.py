@@ -15,6 +15,7 @@ from aiohttp.web import BaseRequest
 
 from lb.access import Asked
 from lb.affinity import Client
+from lb.begun import Begun
 from lb.headers import Headers, Via, asks_for_unknown
 from lb.trace import trace_id
 
@@ -58,6 +59,8 @@ class Exchange:
     """When the request came, in monotonic seconds."""
     asked: Asked | None = None
     """For the access log, if there is one."""
+    begun: Begun | None = None
+    """Its node was asked already."""
 
     @property
     def trace(self) -> str:

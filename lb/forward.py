@@ -19,15 +19,17 @@ from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 
 from cluster.config import Endpoint, Lb
+from lb.begun import Begun
 from lb.errors import BalancerError, NodeFailed, NodeTooSlow, NoNodeAvailable, NotForwarded, NotReached
 from lb.exchange import Exchange, Sent
 from lb.guards import BodyLimits
 from lb.headers import answer_head, framing, request_head, tokens
+from lb.link import Link
 from lb.pool import Node, Pool
 from lb.route import By, Choice, Router
 from lb.strict import check_answer
 from lb.upload import LAST_CHUNK, Upload, chunk, running, whole
-from lb.upstream import Link, Upstream
+from lb.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +97,13 @@ class Forwarder:
         tried: set[str] = set()
         again = exchange.method in _SAFE and exchange.body.at_eof()
         failure: BalancerError | None = None
+        begun = exchange.begun
         while True:
             try:
-                choice, link = await self._reach(exchange, tried, first if failure is None else None, fresh=websocket)
+                if begun is not None:
+                    choice, link = begun.choice, begun.link
+                else:
+                    choice, link = await self._reach(exchange, tried, None if failure else first, fresh=websocket)
             except NoNodeAvailable:
                 if failure is not None:
                     raise failure from None
@@ -105,7 +111,7 @@ class Forwarder:
             answer = None
             try:
                 with self._pool.carrying(choice.node), self._upstream.holding(link):
-                    async with self._sent(exchange, link, chunked=chunked, websocket=websocket) as upload:
+                    async with self._sent(exchange, link, begun, chunked=chunked, websocket=websocket) as upload:
                         with self._while_alive(exchange, choice.node, link):
                             answer = Answer(choice, link, *await self._head(exchange, link, upload), upload)
                         yield answer
@@ -118,7 +124,7 @@ class Forwarder:
                 # request that kills nodes must not go round.  A session lives on its own node, or nowhere.
                 if isinstance(exc, NodeTooSlow) or not again or (exchange.client.sid and not link.reused):
                     raise
-                again, failure = False, exc
+                again, failure, begun = False, exc, None
                 if not link.reused:
                     tried.add(choice.node.name)
 
@@ -170,9 +176,16 @@ class Forwarder:
         return choice, link
 
     def _sent(
-        self, exchange: Exchange, link: Link, *, chunked: bool, websocket: bool
+        self, exchange: Exchange, link: Link, begun: Begun | None, *, chunked: bool, websocket: bool
     ) -> AbstractAsyncContextManager[Upload | None]:
-        """Send the head, and the body: at once if it is here, else alongside the block that this is entered for."""
+        """Send the head, and the body: at once if it is here, else alongside the block that this is entered for.
+
+        Not what has `begun`.  Raises NodeTooSlow if that was waited for long enough.
+        """
+        if begun is not None:
+            if begun.problem is not None:
+                raise begun.problem
+            return nullcontext()
         link.expect(exchange.method)
         head = request_head(
             exchange.method,

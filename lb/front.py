@@ -6,7 +6,8 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol, cast
 
@@ -20,6 +21,7 @@ from lb.affinity import Recogniser, TrustedProxies, set_cookie
 from lb.arrivals import Arrivals, defer_accept
 from lb.crowd import Crowd
 from lb.downstream import LINGER_S, Downstream, DownstreamLimits
+from lb.downstreams import Downstreams
 from lb.errors import BadRequest, BalancerError, BodyTooLarge, ClientTooSlow, answer_to
 from lb.exchange import Exchange, Sent
 from lb.express import Express
@@ -33,6 +35,7 @@ from lb.limits import Admission
 from lb.pool import Node, Pool
 from lb.reception import Reception
 from lb.route import Router
+from lb.shuttle import take_over
 from lb.strict import read_strictly
 from lb.tls import Tls
 from lb.trace import made
@@ -40,6 +43,7 @@ from lb.tunnel import TunnelMetrics, Tunnels
 from lb.turnstile import Turnstile
 from lb.upgrade import Upgrades
 from lb.upstream import ConnectMetrics, Upstream
+from lb.yard import Yard
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +96,24 @@ class Front:
             rejected=metrics.rejected,
             access=self._access,
         )
-        self._reception = Reception(self._serve, self._limits, tls)
+        downstreams = Downstreams(self._serve, self._limits)
+        self._yard = Yard(
+            pool,
+            self._guards,
+            self._turnstile,
+            self._recogniser,
+            self._upstream,
+            metrics,
+            self._access,
+            self._admission,
+            lb,
+            self._cookie_for,
+            self._trace,
+            lambda: self._stopping,
+            downstreams.take_over,
+            secure=self._secure,
+        )
+        self._reception = Reception(downstreams, self._yard, tls)
         self._greeter = Greeter(self._admission, lb.head_timeout_s, metrics.rejected) if tls else None
         self._arrivals: Arrivals | None = None
 
@@ -151,6 +172,7 @@ class Front:
             if not await self._emptied(1.0):
                 self._tunnels.abort()
         self._upstream.close()
+        self._yard.close()
         self._handoffs.close()
 
     async def _emptied(self, within_s: float) -> bool:
@@ -164,9 +186,14 @@ class Front:
             return False
         return True
 
-    def _serve(self, request: BaseRequest) -> Awaitable[Sent]:
-        via = self._via(cast(Downstream, request.protocol).peer)
-        return self._logged(request, via) if self._access.is_on else self._answered(request, via)
+    async def _serve(self, request: BaseRequest) -> Sent:
+        connection = cast(Downstream, request.protocol)
+        via = self._via(connection.peer)
+        sent = await (self._logged(request, via) if self._access.is_on else self._answered(request, via))
+        if sent.keep_alive and connection.is_between_requests:
+            take_over(connection, self._yard)
+            return replace(sent, keep_alive=False)
+        return sent
 
     def _via(self, peer: str) -> Via:
         return Via(peer, self._recogniser.trusts(peer), self._trace(), self._secure)
@@ -188,7 +215,8 @@ class Front:
             exchange = self._exchange(request, via)
             if is_websocket_upgrade(exchange.method, exchange.version, exchange.headers):
                 return await self._upgrades.open(exchange)
-            choice = await self._turnstile.choose(exchange.client) if exchange.client.begins else None
+            begins = exchange.client.begins and exchange.begun is None
+            choice = await self._turnstile.choose(exchange.client) if begins else None
             return await self._forwarder.forward(exchange, choice)
         except BalancerError as exc:
             return await self._answer(request, exc)
@@ -215,6 +243,7 @@ class Front:
             cookie_for=self._cookie_for,
             began=connection.began(),
             asked=self._access.asked(request.method, target, headers, via) if self._access.is_on else None,
+            begun=connection.begun(),
         )
 
     async def _answer(self, request: BaseRequest, exc: BalancerError) -> Sent:

@@ -107,6 +107,16 @@ def request_head(
 
     `host` stands in for the Host that an HTTP/1.0 client did not send (RFC 9112 3.2).
     """
+    onward, untraced = onward_fields(headers, via, host=host, chunked=chunked, websocket=websocket)
+    if untraced and via.trace:
+        onward.append((PARENT, via.trace))
+    return _head(b"%b %b HTTP/1.1" % (method.encode(), target.encode("utf-8", "surrogateescape")), onward)
+
+
+def onward_fields(
+    headers: Headers, via: Via, *, host: str = "", chunked: bool = False, websocket: bool = False
+) -> tuple[list[tuple[bytes, bytes]], bool]:
+    """Return the fields that go to a node, but for a traceparent of ours, and whether they have none of their own."""
     # RFC 9112 6.1: a request never carries a length and a coding, whatever came in.
     dropped = _dropped(headers) | {b"content-length"} if chunked else _dropped(headers)
     kept, said = _kept(headers, dropped, trusted=via.trusted)
@@ -117,30 +127,30 @@ def request_head(
         kept.append((b"Transfer-Encoding", b"chunked"))
     if websocket:
         kept += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
-    if via.trace:
-        kept = _traced(kept, said, via.trace)
     chain = said.get(_FOR)
+    untraced = False
+    if via.trace:
+        kept, untraced = _traced(kept, said)
     kept.append((b"X-Forwarded-For", b"%b, %b" % (chain, via.peer.encode()) if chain else via.peer.encode()))
     if b"x-forwarded-proto" not in said:
         kept.append((b"X-Forwarded-Proto", b"https" if via.secure else b"http"))
     if b"x-forwarded-host" not in said:
         kept.append((b"X-Forwarded-Host", said[b"host"]))
-    return _head(b"%b %b HTTP/1.1" % (method.encode(), target.encode("utf-8", "surrogateescape")), kept)
+    return kept, untraced
 
 
 _FOR = b"x-forwarded-for"
 _TOLD = frozenset({b"host", b"x-forwarded-proto", b"x-forwarded-host", PARENT, STATE})
 
 
-def _traced(kept: list[tuple[bytes, bytes]], said: dict[bytes, bytes], trace: bytes) -> list[tuple[bytes, bytes]]:
-    """Return `kept` with one valid traceparent: that which came, or else `trace`."""
+def _traced(kept: list[tuple[bytes, bytes]], said: dict[bytes, bytes]) -> tuple[list[tuple[bytes, bytes]], bool]:
+    """Return `kept` with the traceparent that came if there is one and it is valid, and whether one is wanting."""
     if PARENT in said and is_valid(said[PARENT]) and len(values(kept, PARENT)) == 1:
-        return kept
+        return kept, False
     if PARENT in said or STATE in said:
         # Trace Context 4.3: whoever begins a new trace drops the state of another one.
         kept = [pair for pair in kept if pair[0].lower() not in (PARENT, STATE)]
-    kept.append((PARENT, trace))
-    return kept
+    return kept, True
 
 
 def _kept(
@@ -226,6 +236,11 @@ def _cookie(cookie: str | None) -> list[tuple[bytes, bytes]]:
 
 def _phrase(reason: str) -> bytes:
     return reason.encode("utf-8", "surrogateescape")
+
+
+def field_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return `headers`, in which no line can break, as lines."""
+    return b"".join([b"%b: %b\r\n" % pair for pair in headers])
 
 
 def _head(line: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -1,4 +1,4 @@
-"""Accepted connections become served ones: TLS, where it is spoken, then HTTP, each in a `Downstream`."""
+"""Accepted connections become served ones: TLS, where it is spoken, then HTTP."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import logging
 import ssl
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
 from itertools import count
-from typing import cast
-
-from aiohttp.web import BaseRequest, Server
 
 from lb.arrived import Arrived
-from lb.downstream import Downstream, DownstreamLimits
+from lb.downstream import Downstream
+from lb.downstreams import Downstreams
 from lb.errors import PlainHttp
-from lb.exchange import Sent
+from lb.shuttle import Shuttle
 from lb.tls import Tls
+from lb.yard import Leaving, Yard
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +33,16 @@ BUFFER_BYTES = 64 * 1024
 
 
 class Reception:
-    """Receives connections for `handler`; with `tls`, those that are not to be refused speak it first."""
+    """Receives connections; with `tls`, those that are not to be refused speak it first.
 
-    def __init__(
-        self, handler: Callable[[BaseRequest], Awaitable[Sent]], limits: DownstreamLimits, tls: Tls | None = None
-    ) -> None:
-        # What the handler returns is no StreamResponse, see `Sent`.
-        self._server = Server(handler, handler_cancellation=True)  # type: ignore[arg-type]
-        self._limits = limits
+    Each goes the short way (`yard`) as long as it can, but for those whose first request cannot, as somebody has seen.
+    Without a `yard` all go the long way.
+    """
+
+    def __init__(self, downstreams: Downstreams, yard: Yard | None, tls: Tls | None = None) -> None:
+        self._downstreams = downstreams
+        self._yard = yard
+        self._limits = downstreams.limits
         self._tls = tls
         self._loop = asyncio.get_running_loop()
         self._numbers = count(1)
@@ -87,9 +87,13 @@ class Reception:
             connection.end()
 
     @property
-    def connections(self) -> list[Downstream]:
-        """Those that are served now as HTTP."""
-        return cast(list[Downstream], list(self._server.connections))
+    def connections(self) -> list[Leaving]:
+        return [*self._downstreams.open, *(self._yard.shuttles if self._yard is not None else ())]
+
+    def _made(self, number: int, arrived: Arrived) -> Downstream | Shuttle:
+        if self._yard is None or arrived.refusal is not None or arrived.choice is not None:
+            return self._downstreams.made(number, arrived)
+        return Shuttle(self._yard, number, arrived)
 
     def _begin_some(self) -> None:
         for _ in range(min(HANDSHAKES_AT_ONCE, len(self._queue))):
@@ -105,7 +109,7 @@ class Reception:
     async def _received(self, arrived: Arrived) -> None:
         arrived.sock.setblocking(False)
         number = next(self._numbers)
-        connection = Downstream(self._server, self._limits, number, arrived)
+        connection = self._made(number, arrived)
         try:
             if self._tls is None or arrived.refusal is not None:
                 await self._loop.connect_accepted_socket(lambda: connection, arrived.sock)
@@ -118,7 +122,7 @@ class Reception:
             self._let_go(arrived)
             raise
 
-    async def _secured(self, tls: Tls, connection: Downstream, arrived: Arrived) -> None:
+    async def _secured(self, tls: Tls, connection: Downstream | Shuttle, arrived: Arrived) -> None:
         left_s = self._limits.head_timeout_s + arrived.at - time.monotonic()
         try:
             transport, _ = await self._loop.connect_accepted_socket(

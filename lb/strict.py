@@ -37,7 +37,7 @@ def read_strictly(method: str, target: str, version: tuple[int, int], headers: H
     if not target.startswith("/") and method != "CONNECT":
         target, headers = _origin_form(method, target, headers)
     for host in values(headers, b"host"):
-        if not _is_host(host):
+        if not is_host(host):
             raise BadRequest("Host is not a host with an optional port")
     return target, headers
 
@@ -72,7 +72,7 @@ def _origin_form(method: str, target: str, headers: Headers) -> tuple[str, Heade
 
 
 @lru_cache(maxsize=1024)
-def _is_host(value: bytes) -> bool:
+def is_host(value: bytes) -> bool:
     return _HOST.fullmatch(value) is not None
 
 

@@ -11,7 +11,7 @@ from aiohttp.web import RequestPayloadError
 
 from lb.errors import BadRequest, BalancerError, BodyTooLarge, NodeFailed
 from lb.guards import BodyLimits
-from lb.upstream import Link
+from lb.link import Link
 
 
 def chunk(data: bytes) -> bytes:

@@ -1,6 +1,6 @@
 """Everything of aiohttp that is not public and that the balancer touches.  A version that moves one fails here.
 
-Where: lb/downstream.py (RequestHandler), lb/upstream.py (ResponseHandler), lb/exchange.py (what a response is asked).
+Where: lb/downstream.py (RequestHandler), lb/link.py (ResponseHandler), lb/exchange.py (what a response is asked).
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ import pytest
 
 from cluster.handoff import Taken
 from lb.arrivals import ACCEPT_AGAIN_S
-from lb.downstream import Downstream
+from lb.arrived import Arrived
+from lb.reception import Reception
 from tests.lb.conftest import Run
 from tests.support.balancer import Balancer, balancer, upgrade_request
 from tests.support.descriptors import no_descriptor_left
@@ -24,13 +25,13 @@ from tests.support.waiting import eventually, lastingly
 def long_way(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What the connections that went the long way had brought."""
     seen: list[bytes] = []
-    made = Downstream.connection_made
+    receive = Reception.receive
 
-    def connection_made(connection: Downstream, transport: asyncio.BaseTransport) -> None:
-        seen.append(connection._received)
-        made(connection, transport)
+    def received(reception: Reception, arrived: Arrived) -> None:
+        seen.append(arrived.received)
+        receive(reception, arrived)
 
-    monkeypatch.setattr(Downstream, "connection_made", connection_made)
+    monkeypatch.setattr(Reception, "receive", received)
     return seen
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Any
 
 import pytest
 
@@ -12,27 +10,13 @@ from cluster.member import State
 from lb.affinity import cookie_value
 from lb.trace import is_valid
 from tests.lb.conftest import Run
-from tests.support.backends import OK, Backend, Conversation, Talk, answering, backend, hanging
+from tests.support.backends import OK, Backend, Conversation, answering, backend, hanging
 from tests.support.balancer import SECRET, Balancer, balancer
+from tests.support.exchanges import get, through
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
-
-
-def get(target: str = "/", *headers: str, version: str = "1.1", method: str = "GET") -> bytes:
-    lines = [f"{method} {target} HTTP/{version}", "Host: h", *headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n"
-
-
-def through(run: Run, talk: Talk, check: Callable[[Balancer, Backend], object], **lb: Any) -> None:
-    """Run `check`, which returns an awaitable, with one backend that does `talk`."""
-
-    async def main() -> None:
-        async with backend(talk) as node, balancer(node.port, **lb) as lb_:
-            await check(lb_, node)  # type: ignore[misc]
-
-    run(main)
 
 
 @pytest.mark.parametrize(

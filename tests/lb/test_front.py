@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from lb import keepalive
 from lb.front import Front
+from lb.shuttle import Shuttle
 from tests.lb.conftest import Run
 from tests.support.backends import OK, Conversation, answering, backend, tunnel_echo
 from tests.support.balancer import balancer, upgrade_request
@@ -71,7 +72,7 @@ def test_a_late_head_does_not_speak_into_the_answer_before_it(run: Run) -> None:
     """A 408 there would be taken for a part of a body, and a clean end for its end: the connection is reset."""
 
     async def talk(conversation: Conversation, head: bytes) -> None:
-        await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\nbegun")
+        await conversation.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n")
         await conversation.until_closed()
 
     async def main() -> None:
@@ -79,7 +80,7 @@ def test_a_late_head_does_not_speak_into_the_answer_before_it(run: Run) -> None:
             caller = await lb.connect()
             caller.send(GET)
             await caller.head()
-            assert await caller.reader.readexactly(5) == b"begun"
+            assert await caller.reader.readexactly(10) == b"5\r\nbegun\r\n"
             caller.send(b"G")
             with pytest.raises(ConnectionResetError):
                 await caller.rest()
@@ -256,7 +257,8 @@ def test_our_own_fault_is_a_500_and_is_logged(
             assert b"a bug" not in answer
 
     run(main)
-    assert [record.getMessage() for record in caplog.records if record.exc_info] == ["request failed"]
+    told = [record.getMessage() for record in caplog.records if record.exc_info]
+    assert told == ["plain exchange failed", "request failed"]
 
 
 def test_a_stopping_front_lets_everybody_finish(run: Run) -> None:
@@ -386,10 +388,9 @@ def test_a_closed_connection_does_not_wait_for_ever_for_a_client_that_takes_noth
                 deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 deaf.setblocking(False)
                 await asyncio.get_running_loop().sock_connect(deaf, ("127.0.0.1", lb.port))
-                await eventually(lambda: lb.front._reception.connections)
-                (connection,) = lb.front._reception.connections
-                transport = connection.transport
-                assert transport is not None
+                await eventually(lambda: lb.front._yard.shuttles)
+                (connection,) = lb.front._yard.shuttles
+                transport = cast(Shuttle, connection).transport
                 transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
                 deaf.send(GET)
                 await eventually(transport.get_write_buffer_size)

@@ -1,0 +1,384 @@
+"""A client's connection for as long as all that it asks is plain: no task, no queue, no stream.
+
+This is what most HTTP is: requests that are here as a whole, answers whose length is known.  For anything else, and for
+all that goes wrong, the connection becomes a Downstream (lb/downstream.py) for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import cast
+
+from lb import plain
+from lb.access import Asked
+from lb.affinity import Client
+from lb.arrived import Arrived
+from lb.begun import Begun
+from lb.downstream import FIRST_REQUEST_S, LINGER_S, Downstream
+from lb.errors import BalancerError
+from lb.exchange import abort
+from lb.headers import Headers, field_lines, onward_fields
+from lb.pool import Node
+from lb.route import By, Choice
+from lb.trace import PARENT
+from lb.trip import Trip
+from lb.yard import Expiring, Yard
+
+log = logging.getLogger(__name__)
+
+MOST_HELD_BYTES = 64 * 1024
+"""What a client may send ahead, while it is being answered, before we stop reading."""
+
+
+_SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+"""RFC 9110 9.2.1."""
+
+
+@dataclass(eq=False, slots=True)
+class Fields:
+    """What the fields of a request say.  Most clients send the same ones with each request."""
+
+    block: bytes
+    headers: Headers
+    length: int | None
+    onward: bytes
+    """As a node gets them."""
+    untraced: bool
+    slot: str | None
+    address: str
+
+
+class Shuttle(asyncio.Protocol):
+    """One client's connection.  Its place in the admission is given back when it ends."""
+
+    __slots__ = (
+        "_arrived",
+        "_at",
+        "_came",
+        "_due",
+        "_fields",
+        "_is_first",
+        "_is_full",
+        "_is_held",
+        "_loop",
+        "_passed",
+        "_pending",
+        "_request",
+        "_rings_at",
+        "_timer",
+        "_trip",
+        "number",
+        "transport",
+        "yard",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, yard: Yard, number: int, arrived: Arrived) -> None:
+        self.yard = yard
+        self.number = number
+        self._arrived = arrived
+        self._loop = asyncio.get_running_loop()
+        self._fields: Fields | None = None
+        self._pending = b""
+        """What came and is not being answered yet."""
+        self._request = b""
+        """What is being answered."""
+        self._at = arrived.at
+        """When that came, in monotonic seconds."""
+        self._trip: Trip | None = None
+        self._passed = False
+        """Whether the request that we are at has passed the guards."""
+        self._came = False
+        self._is_first = True
+        self._is_full = False
+        self._is_held = False
+        self._due = self._rings_at = math.inf
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._came = True
+        self.yard.shuttles.add(self)
+        self._limit(self.yard.limits.head_timeout_s)
+        if received := self._arrived.received:
+            self._arrived = replace(self._arrived, received=b"")
+            self._look_at(received)
+
+    def resume(self, transport: asyncio.Transport, *, is_full: bool) -> None:
+        """Serve a client that was served before and has not sent its next request.
+
+        `is_full`: its last answer is still on its way.
+        """
+        self.transport = transport
+        self._came = True
+        self._is_first = False
+        self._is_full = is_full
+        self.yard.shuttles.add(self)
+        transport.set_protocol(self)
+        transport.resume_reading()
+        self._limit(self.yard.limits.idle_timeout_s)
+
+    def data_received(self, data: bytes) -> None:
+        if self._trip is not None or self._is_full:
+            self._hold(data)
+            return
+        if self._pending:
+            data = self._pending + data
+        else:
+            self._at = time.monotonic()
+        self._look_at(data)
+
+    def _hold(self, data: bytes) -> None:
+        self._pending += data
+        if len(self._pending) > MOST_HELD_BYTES and not self._is_held:
+            self._is_held = True
+            self.transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        # As most proxies take it: a client that sends its FIN has gone.  For a long poll of a browser whose tab was
+        # closed it is the only sign, and presence hangs on it.
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        trip, self._trip = self._trip, None
+        if trip is not None:
+            trip.leave()
+        self._forget()
+        self.yard.admission.leave(self._arrived.peer)
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+        if self._trip is not None:
+            self._trip.pause()
+        self._limit(self.yard.limits.idle_timeout_s)
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        if self._trip is not None:
+            self._trip.resume()
+            self.streams()
+        else:
+            self._next()
+
+    def node_died(self, node: Node) -> None:
+        """`node` was found dead."""
+        if self._trip is not None:
+            self._trip.node_died(node)
+
+    def end_if_idle(self, *, patiently: bool = True) -> None:
+        """End the connection unless a request is being answered, or has come.
+
+        If `patiently`, a TLS connection that has just come gets a moment: its first request may be on its way.
+        """
+        if self not in self.yard.shuttles or self._trip is not None or self._pending:
+            return
+        if self.transport.can_write_eof():
+            self.transport.close()
+        elif patiently and self._is_first:
+            self._loop.call_later(FIRST_REQUEST_S, partial(self.end_if_idle, patiently=False))
+        else:
+            self.transport.close()
+            # Who keeps a connection in store does not listen to it, and would not hear that we want to close it.
+            self._loop.call_later(LINGER_S, self.transport.abort)
+
+    @property
+    def never_came(self) -> bool:
+        """Whether its connection was lost before there was one."""
+        return not self._came
+
+    def end(self) -> None:
+        """End the connection, whatever goes on on it."""
+        if self._trip is not None and self._trip.is_answered:
+            abort(self.transport)  # what has come is not to be taken for the whole answer
+        else:
+            self.transport.close()
+
+    def streams(self) -> None:
+        self._limit(self.yard.limits.idle_timeout_s if self._is_full else 0)
+
+    def arrived(self, *, close: bool) -> None:
+        self._trip = None
+        self._request = b""
+        if close:
+            self.transport.close()
+        elif not self.transport.is_closing():
+            self._limit(self.yard.limits.idle_timeout_s)
+            self._next()
+
+    def cut(self) -> None:
+        self._trip = None
+        abort(self.transport)
+
+    def long_way(self, begun: Begun | None) -> None:
+        self._trip = None
+        self._go_long(begun)
+
+    def _next(self) -> None:
+        """Look at what came meanwhile."""
+        if self._is_held:
+            self._is_held = False
+            self.transport.resume_reading()
+        if self._pending and not self._is_full:
+            pending, self._pending = self._pending, b""
+            self._at = time.monotonic()
+            self._look_at(pending)
+
+    def _look_at(self, data: bytes) -> None:
+        end = data.find(b"\r\n\r\n")
+        if end < 0 and plain.is_beginning(data):
+            if not self._pending and not self._is_first:
+                self._limit(self.yard.limits.head_timeout_s)
+            self._pending = data
+            return
+        self._request, self._pending, self._passed = data, b"", False
+        if end < 0 or end > plain.MOST_HEAD_BYTES or not self._departs(data, end):
+            self._go_long()
+
+    def _departs(self, data: bytes, end: int) -> bool:
+        try:
+            return self._depart(data, end)
+        except Exception:
+            # A fault of ours must not take the client along.  The long way answers, if only with a 500.
+            log.exception("plain exchange failed", extra={"conn": self.number})
+            self._trip = None
+            return False
+
+    def _depart(self, data: bytes, end: int) -> bool:
+        """Begin a trip for the request in `data`, whose head ends at `end`; return False if it is not plain."""
+        line_end = data.find(b"\r\n")
+        line = plain.request_line(data[:line_end])
+        fields = self._read(data[line_end + 2 : end])
+        if line is None or fields is None or not plain.may_have_body(line[0], fields.length):
+            return False
+        size = end + 4 + (fields.length or 0)
+        if size > len(data):  # the rest of the body is on its way
+            return False
+        self._is_first = False
+        if size < len(data):
+            data, self._pending = data[:size], data[size:]
+            self._request = data
+        method, target = line
+        path = target.decode("ascii")
+        client = self.yard.recogniser.client(path, fields.slot, fields.address)
+        body = data[end + 4 :]
+        choice = self._choose(method.decode("ascii"), path, fields.headers, client, len(body) if body else None)
+        if choice is None:
+            return False
+        trace = self.yard.trace() if fields.untraced else b""
+        self._limit(self.yard.limits.answer_timeout_s)
+        trip = self._trip = Trip(
+            self,
+            choice,
+            self._at,
+            is_head=method == b"HEAD",
+            size=len(body),
+            may_move=method in _SAFE and not client.sid,
+        )
+        trip.begin(
+            b"%b %b HTTP/1.1\r\n%b%b\r\n%b" % (method, target, fields.onward, _traceparent(trace), body),
+            self._asked(method, path, fields, trace) if self.yard.access.is_on else None,
+        )
+        return True
+
+    def _asked(self, method: bytes, path: str, fields: Fields, trace: bytes) -> Asked:
+        via = self.yard.via(self._arrived.peer, trace)
+        return self.yard.access.asked(method.decode("ascii"), path, fields.headers, via)
+
+    def _read(self, block: bytes) -> Fields | None:
+        """Return what the fields in `block` say; None: they are not plain."""
+        if self._fields is not None and self._fields.block == block:
+            return self._fields
+        read = plain.request_fields(block)
+        if read is None:
+            return None
+        headers, length = read
+        recogniser, peer = self.yard.recogniser, self._arrived.peer
+        onward, untraced = onward_fields(headers, self.yard.via(peer, self.yard.trace()))
+        slot, address = recogniser.recognise_fields(headers, peer)
+        self._fields = Fields(block, headers, length, field_lines(onward), untraced, slot, address)
+        return self._fields
+
+    def _choose(self, method: str, path: str, headers: Headers, client: Client, body: int | None) -> Choice | None:
+        """Return the node for a request of `client`; None: it is refused, or there is no node, or not now."""
+        yard = self.yard
+        try:
+            yard.guards.check(method, path, headers, client, body)
+            self._passed = True
+            if client.begins:
+                return yard.turnstile.pass_now(client)
+            choice = yard.turnstile.router.route(yard.pool, client)
+        except BalancerError:
+            return None
+        if choice.by is By.POLICY:
+            choice.node.placed += 1
+        return choice
+
+    def _go_long(self, begun: Begun | None = None) -> Expiring:
+        """Let a Downstream serve the client, beginning with the request that we were at."""
+        self._forget()
+        if self._is_held:
+            self.transport.resume_reading()
+        received = self._request + self._pending
+        arrived = replace(self._arrived, received=received, at=self._at, begun=begun, passed=self._passed)
+        return self.yard.long_way(arrived, self.transport, self.number, is_full=self._is_full)
+
+    def _forget(self) -> None:
+        self.yard.shuttles.discard(self)
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _limit(self, seconds: float) -> None:
+        """Let `_expired` be called in so many seconds, unless this is called again before; 0: not at all.
+
+        The timer is late as a rule and looks whether it is time: to set it with each request would cost more.
+        """
+        self._due = due = self._loop.time() + seconds if seconds else math.inf
+        if due < self._rings_at:
+            self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._rings_at = self._due
+        self._timer = self._loop.call_at(self._due, self._ring)
+
+    def _ring(self) -> None:
+        self._timer, self._rings_at = None, math.inf
+        if self._loop.time() >= self._due:
+            self._due = math.inf
+            self._expired()
+        elif self._due < math.inf:
+            self._set_timer()
+
+    def _expired(self) -> None:
+        trip = self._trip
+        if trip is not None:
+            if trip.is_answered:
+                trip.is_stuck()
+            else:
+                trip.is_late()
+        elif self._is_full:
+            self.transport.abort()  # it has not taken its last answer
+        elif self._pending:
+            self._request, self._passed = b"", False
+            self._go_long().expire_head()
+        else:
+            self.transport.close()
+
+
+def _traceparent(trace: bytes) -> bytes:
+    return b"%b: %b\r\n" % (PARENT, trace) if trace else b""
+
+
+def take_over(connection: Downstream, yard: Yard) -> None:
+    """Let a client whose request was answered the long way go the short one with its next request."""
+    is_full = connection.writing_paused
+    transport, _ = connection.detach()
+    arrived = Arrived(transport.get_extra_info("socket"), connection.peer, b"")
+    Shuttle(yard, connection.number, arrived).resume(transport, is_full=is_full)

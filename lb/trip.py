@@ -1,0 +1,282 @@
+"""One plain exchange: a request that is here as a whole goes to a node, and its answer back, without task or queue.
+
+What turns out not to be plain goes on, from where it is, on the long way (lb/forward.py): the node was asked, and is
+not asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import Protocol
+
+from lb.access import Asked
+from lb.begun import Begun
+from lb.errors import NodeTooSlow, NodeUnreachable, OutOfResources
+from lb.plain import MOST_HEAD_BYTES, PlainAnswer, read_answer
+from lb.plain_link import PlainLink
+from lb.pool import Node
+from lb.route import Choice
+from lb.yard import Yard
+
+log = logging.getLogger(__name__)
+
+
+class Passenger(Protocol):
+    """The client's side: lb/shuttle.py."""
+
+    yard: Yard
+    number: int
+    transport: asyncio.Transport
+
+    def streams(self) -> None:
+        """More of the answer is to come, whenever it does."""
+
+    def arrived(self, *, close: bool) -> None:
+        """The whole answer was written."""
+
+    def cut(self) -> None:
+        """The rest of the answer will not come."""
+
+    def long_way(self, begun: Begun | None) -> None:
+        """The exchange goes on, or begins again, on the long way."""
+
+
+class Trip:
+    """From the choice of a node to the end of its answer."""
+
+    __slots__ = (
+        "_answer",
+        "_asked",
+        "_began",
+        "_choice",
+        "_closes",
+        "_is_head",
+        "_is_over",
+        "_is_paused",
+        "_left",
+        "_link",
+        "_may_move",
+        "_passenger",
+        "_received",
+        "_sent",
+        "_size",
+    )
+
+    def __init__(
+        self, passenger: Passenger, choice: Choice, began: float, *, is_head: bool, size: int, may_move: bool
+    ) -> None:
+        """`began` is in monotonic seconds, `size` that of the request's body in bytes.
+
+        `may_move`: the request can be made again at another node.
+        """
+        self._passenger = passenger
+        self._choice = choice
+        self._began = began
+        self._is_head = is_head
+        self._size = size
+        self._may_move = may_move
+        self._asked: Asked | None = None
+        self._link: PlainLink | None = None
+        self._received = b""
+        self._answer: PlainAnswer | None = None
+        self._left = 0
+        self._sent = 0
+        self._closes = False
+        self._is_paused = False
+        self._is_over = False
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether the answer has begun."""
+        return self._answer is not None
+
+    def begin(self, request: bytes, asked: Asked | None) -> None:
+        """Send the node its `request`, on a connection that is there, or as soon as there is one."""
+        yard, node = self._passenger.yard, self._choice.node
+        self._asked = asked
+        link = yard.upstream.idle.take((node.host, node.port))
+        if link is None:
+            yard.spawn(self._connect(request))
+        else:
+            self._board(link, request)
+
+    async def _connect(self, request: bytes) -> None:
+        yard, node = self._passenger.yard, self._choice.node
+        try:
+            link = await yard.upstream.connect(node)
+        except NodeUnreachable as exc:
+            yard.upstream.not_reached(node, str(exc))
+            self._give_up()
+        except OutOfResources:
+            self._give_up()  # others may have let go meanwhile; if not, the long way says so
+        else:
+            if self._is_over:
+                yard.upstream.idle.put(link)
+            else:
+                self._board(link, request)
+
+    def _give_up(self) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._passenger.long_way(None)
+
+    def _board(self, link: PlainLink, request: bytes) -> None:
+        self._link = link
+        link.rider = self
+        self._choice.node.exchanges += 1
+        link.transport.write(request)
+
+    def answered(self, data: bytes) -> None:
+        """Take what the node says."""
+        if self._answer is not None:
+            self._relay(b"", data, self._answer)
+            return
+        if self._received:
+            data = self._received + data
+        end = data.find(b"\r\n\r\n") + 4
+        if end < 4:
+            self._received = data
+            if len(data) > MOST_HEAD_BYTES:
+                self._go_on()
+            return
+        answer = read_answer(data[:end], to_head=self._is_head)
+        if answer is None:
+            self._received = data
+            self._go_on()
+            return
+        self._answer = answer
+        self._left = answer.length
+        self._relay(self._head(answer), data[end:], answer)
+
+    def _head(self, answer: PlainAnswer) -> bytes:
+        """Count the answer; return what of it comes before its body."""
+        yard, choice = self._passenger.yard, self._choice
+        name = choice.node.name
+        yard.metrics.exchange_done(name, answer.status)
+        yard.metrics.answered(name, time.monotonic() - self._began)
+        if answer.status < 500:
+            yard.pool.served(choice.node)
+        self._closes = yard.is_stopping()
+        head = answer.head
+        if self._closes:
+            head += b"Connection: close\r\n"
+        if choice.stick:
+            head += b"Set-Cookie: %b\r\n" % yard.cookie_for(name).encode()
+        return head + b"\r\n"
+
+    def _relay(self, head: bytes, body: bytes, answer: PlainAnswer) -> None:
+        passenger, is_fitting = self._passenger, len(body) <= self._left
+        if not is_fitting:
+            # More than it said: that belongs to no request, and nothing else on this connection can be trusted.
+            body = body[: self._left]
+        self._left -= len(body)
+        self._sent += len(head) + len(body)
+        passenger.transport.write(head + body if head else body)
+        if self._left:
+            if head:
+                passenger.streams()
+            return
+        link = self._off()
+        if link is not None:
+            # What of the request is still on its way is of no interest to a node that has answered it.
+            if answer.keeps and is_fitting and not (self._size and link.transport.get_write_buffer_size()):
+                passenger.yard.upstream.idle.put(link)
+            else:
+                link.close()
+        self._tell(answer.status)
+        passenger.arrived(close=self._closes)
+
+    def _off(self) -> PlainLink | None:
+        """End the trip; return the connection to the node, if there is one, which it no longer uses."""
+        self._is_over = True
+        self.resume()
+        link, self._link = self._link, None
+        if link is not None:
+            link.rider = None
+            self._choice.node.exchanges -= 1
+        return link
+
+    def link_lost(self, exc: Exception | None) -> None:
+        """The node's connection has ended before its answer has."""
+        if self._answer is None:
+            self._go_on(lost=True, by=exc)
+        else:
+            self._off()
+            self._break_off("the connection was lost" if exc is None else str(exc))
+
+    def node_died(self, node: Node) -> None:
+        """`node` was found dead: do not wait for its answer, if another one can give it."""
+        if node is self._choice.node and self._may_move and self._answer is None and self._link is not None:
+            self._go_on(lost=True, fault=f"found dead meanwhile: {node.reason}")
+
+    def is_late(self) -> None:
+        """The node has not begun its answer in time."""
+        if self._link is not None:
+            limit_s = self._passenger.yard.limits.answer_timeout_s
+            self._go_on(NodeTooSlow(f"no answer within {limit_s:g} s"))
+
+    def is_stuck(self) -> None:
+        """The client has not taken what was sent to it in time."""
+        link = self._off()
+        if link is not None:
+            link.close()
+        self._break_off("the client does not read")
+
+    def leave(self) -> None:
+        """The client has gone."""
+        link = self._off()
+        if link is not None:
+            link.close()
+        self._tell(499 if self._answer is None else self._answer.status)
+
+    def pause(self) -> None:
+        """Read no more from the node: the client does not take it."""
+        if self._link is not None:
+            self._is_paused = True
+            self._link.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Undo `pause`."""
+        if self._is_paused and self._link is not None and not self._link.transport.is_closing():
+            self._is_paused = False
+            self._link.transport.resume_reading()
+
+    def _go_on(
+        self,
+        problem: NodeTooSlow | None = None,
+        *,
+        lost: bool = False,
+        by: Exception | None = None,
+        fault: str = "",
+    ) -> None:
+        link = self._off()
+        assert link is not None, "the node was asked"
+        if self._passenger.transport.is_closing():  # and it hears of it in a moment
+            link.close()
+            self._tell(499)
+            return
+        onward = link.to_link()
+        onward.expect("HEAD" if self._is_head else "GET")
+        onward.resume(self._received)
+        if fault:
+            onward.give_up(fault)
+        if lost:
+            onward.lose(by)
+        self._passenger.long_way(Begun(self._choice, onward, problem))
+
+    def _break_off(self, reason: str) -> None:
+        passenger = self._passenger
+        facts = {"conn": passenger.number, "node": self._choice.node.name, "reason": reason}
+        log.warning("answer broke off", extra=facts)
+        assert self._answer is not None, "an answer has begun"
+        self._tell(self._answer.status)
+        passenger.cut()
+
+    def _tell(self, status: int) -> None:
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            node = "" if self._answer is None else self._choice.node.name
+            seconds = time.monotonic() - self._began
+            self._passenger.yard.access.answered(asked, node, status, seconds, self._size, self._sent)
