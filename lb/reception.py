@@ -91,7 +91,8 @@ class Reception:
         return [*self._downstreams.open, *(self._yard.shuttles if self._yard is not None else ())]
 
     def _made(self, number: int, arrived: Arrived) -> Downstream | Shuttle:
-        if self._yard is None or arrived.refusal is not None or arrived.choice is not None:
+        # What passed the guards before it got here is an upgrade that could not go the short way.
+        if self._yard is None or arrived.refusal is not None or arrived.passed:
             return self._downstreams.made(number, arrived)
         return Shuttle(self._yard, number, arrived)
 
