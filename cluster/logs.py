@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -17,7 +19,18 @@ FOLLOW = "FLOTILLA_LOG"
 ACCESS = "access"
 """The logger of access lines.  `log.access` switches it on or off, whatever `log.level` is."""
 
+_encoded = json.JSONEncoder(default=str, separators=(",", ":")).encode  # json.dumps would make one for each line
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class Line(logging.LogRecord):
+    """A record with nothing but a phrase and its `fields`: half of what `log.info` costs is to find out who called it,
+    and to tell its own facts from those that were given."""
+
+    def __init__(self, logger: str, phrase: str, fields: Mapping[str, object]) -> None:
+        super().__init__(logger, logging.INFO, "", 0, phrase, None, None)
+        self.fields = fields
 
 
 class Stream(Protocol):
@@ -72,21 +85,26 @@ def _formatter(process: str, form: str) -> logging.Formatter:
     return _Json(process) if form == "json" else _Text(process)
 
 
-def _fields(record: logging.LogRecord) -> dict[str, object]:
+def _fields(record: logging.LogRecord) -> Mapping[str, object]:
+    if isinstance(record, Line):
+        return record.fields
     return {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
 
 class _Text(logging.Formatter):
-    default_time_format = "%H:%M:%S"
-    default_msec_format = "%s.%03d"
-
     def __init__(self, process: str) -> None:
         super().__init__()
         self.process = process
+        self._second = 0
+        self._time = ""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = "".join(f" {key}={_shown(value)}" for key, value in _fields(record).items())
-        line = f"{self.formatTime(record)} {record.levelname.lower():7} {_one_line(record.getMessage())}{fields}"
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._time = second, time.strftime("%H:%M:%S", time.localtime(second))
+        at = f"{self._time}.{int(record.msecs):03d}"
+        fields = "".join([f" {key}={_shown(value)}" for key, value in _fields(record).items()])
+        line = f"{at} {record.levelname.lower():7} {_one_line(record.getMessage())}{fields}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -106,7 +124,7 @@ class _Json(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, separators=(",", ":"))
+        return _encoded(line)
 
 
 def _one_line(text: str) -> str:

@@ -61,6 +61,9 @@ class Opened:
         return cls(asked, (carried[0] - early, carried[1]))
 
 
+_BY = {by: by.name.lower() for by in By}
+
+
 class AccessLog:
     """Writes the lines of one worker.  `proxies` are those whose X-Forwarded-For tells who the client is."""
 
@@ -79,36 +82,47 @@ class AccessLog:
 
     def answered(self, asked: Asked, node: str, status: int, seconds: float, bytes_in: int, bytes_out: int) -> None:
         """An HTTP exchange is over.  No `node`: the answer was ours.  499: the client went away first."""
-        who = _facts(asked) | ({"node": node} if node else {})
-        sizes = {"bytes_in": bytes_in, "bytes_out": bytes_out}
-        log.info("http", extra=who | {"status": status, "ms": _ms(seconds)} | sizes)
+        facts = _facts(asked)
+        if node:
+            facts["node"] = node
+        facts["status"], facts["ms"] = status, _ms(seconds)
+        facts["bytes_in"], facts["bytes_out"] = bytes_in, bytes_out
+        _write("http", facts)
 
     def refused(self, peer: str, status: int, reason: str) -> None:
         """A connection was turned away before there was a request to speak of."""
-        log.info("http refused", extra={"client": peer, "status": status, "reason": reason})
+        _write("http refused", {"client": peer, "status": status, "reason": reason})
 
     def opened(self, asked: Asked, node: str, path: str, seconds: float) -> None:
         """A WebSocket is open, so long after its client came."""
-        log.info("websocket opened", extra=_facts(asked) | {"node": node, "path": path, "ms": _ms(seconds)})
+        facts = _facts(asked)
+        facts["node"], facts["path"], facts["ms"] = node, path, _ms(seconds)
+        _write("websocket opened", facts)
 
     def handed_over_closed(self, opened: Opened, node: str, seconds: float, end: End) -> None:
         """A WebSocket that was handed over has ended, as its node says or as we see."""
-        facts: dict[str, object] = {"node": node, "path": "handoff", "seconds": _s(seconds)}
+        facts = _facts(opened.asked)
+        facts["node"], facts["path"], facts["seconds"] = node, "handoff", _s(seconds)
         if opened.carried is not None and end.received is not None and end.sent is not None:
             facts["bytes_in"] = max(0, end.received - opened.carried[0])
             facts["bytes_out"] = max(0, end.sent - opened.carried[1])
         if end.code != NO_CODE:
             facts["code"] = end.code
         if end.by is not By.UNKNOWN:
-            facts["by"] = end.by.name.lower()
-        log.info("websocket closed", extra=_facts(opened.asked) | facts)
+            facts["by"] = _BY[end.by]
+        _write("websocket closed", facts)
 
-    def tunnel_closed(self, asked: Asked, node: str, seconds: float, sizes: Sequence[int], by: str) -> None:
-        """A tunnel has ended; `by` is who ended its connection first: client, node or balancer."""
-        facts = {"node": node, "path": "tunnel", "seconds": _s(seconds)}
-        log.info(
-            "websocket closed", extra=_facts(asked) | facts | {"bytes_in": sizes[0], "bytes_out": sizes[1], "by": by}
-        )
+    def tunnel_closed(
+        self, asked: Asked, node: str, seconds: float, sizes: Sequence[int], code: int | None, by: str
+    ) -> None:
+        """A tunnel has ended: `by` client, node or balancer, with a close `code` if one was seen."""
+        facts = _facts(asked)
+        facts["node"], facts["path"], facts["seconds"] = node, "tunnel", _s(seconds)
+        facts["bytes_in"], facts["bytes_out"] = sizes
+        if code is not None:
+            facts["code"] = code
+        facts["by"] = by
+        _write("websocket closed", facts)
 
 
 def masked(target: str) -> str:
@@ -126,7 +140,15 @@ def _masked_pair(pair: str) -> str:
 
 def _facts(asked: Asked) -> dict[str, object]:
     facts: dict[str, object] = {"client": asked.client, "method": asked.method, "target": asked.target}
-    return facts | {"trace": asked.trace} if asked.trace else facts
+    if asked.trace:
+        facts["trace"] = asked.trace
+    return facts
+
+
+def _write(phrase: str, facts: dict[str, object]) -> None:
+    """Write a line.  It was asked before whether one is wanted; a reload may have said no since."""
+    if log.isEnabledFor(logging.INFO):
+        log.handle(logs.Line(logs.ACCESS, phrase, facts))
 
 
 def _ms(seconds: float) -> float:

@@ -1,8 +1,6 @@
 """A WebSocket through this worker: after the 101, two transports that write what they read to each other.
 
-No frame is parsed, so every subprotocol and extension passes.  There is no task, no queue and no stream on this path:
-each end is one small protocol object.  A full write buffer on one side stops reading on the other, an end of file on
-one side becomes one on the other, and a reset becomes a reset.
+No frame is parsed, so every subprotocol and extension passes.  lb/carried.py has what there is of each.
 """
 
 from __future__ import annotations
@@ -16,8 +14,8 @@ from typing import Protocol, cast
 
 from aiohttp.http import RawResponseMessage
 
-from cluster.tcp_info import counted, unread, untaken
-from lb.access import AccessLog, Asked
+from lb.access import AccessLog
+from lb.carried import End, Tunnel
 from lb.downstream import Downstream
 from lb.errors import NodeFailed
 from lb.exchange import Exchange, Sent
@@ -28,12 +26,6 @@ from lb.route import Choice
 
 log = logging.getLogger(__name__)
 
-STUCK_S = 120.0
-"""How long a tunnel may rest that should not: one side has ended, or does not take what waits for it.
-
-As long as TCP keep-alive takes to find a peer that is gone, which it cannot where bytes wait to be sent.
-"""
-
 _SWEEP_S = 10.0
 
 
@@ -41,153 +33,6 @@ class TunnelMetrics(Protocol):
     def tunnel_opened(self, node: str, seconds: float) -> None: ...
 
     def tunnel_closed(self, node: str, seconds: float, bytes_from_client: int, bytes_from_node: int) -> None: ...
-
-
-class End(asyncio.BaseProtocol):
-    """One end of a tunnel: what its transport reads goes to `out`, the other end's transport.
-
-    The event loop calls `out.write` itself, since a function of ours in between that only counts the bytes adds
-    4 % to a tunnel's whole cost.  The kernel counts them anyhow; where it does not tell, we do.
-    `read` is what of this end's bytes was read already.
-    """
-
-    __slots__ = ("_before", "_read", "data_received", "ended", "lost", "out", "transport", "tunnel")
-
-    def __init__(self, tunnel: Tunnel, transport: asyncio.Transport, out: asyncio.Transport, read: int) -> None:
-        self.tunnel = tunnel
-        self.transport = transport
-        self.out = out
-        self.ended = False
-        self.lost = False
-        self.data_received: Callable[[bytes], None] = out.write
-        self._read = read
-        sock = transport.get_extra_info("socket")
-        # Of TLS the kernel knows only what is encrypted.
-        brought = counted(sock) if transport.can_write_eof() else None
-        # The node's FIN may have come with its 101.
-        self._before = None if brought is None else brought.received(ended=False) - unread(sock) - read
-        if brought is None:
-            self.data_received = self._count_and_write
-
-    @property
-    def received(self) -> int:
-        """How many bytes were read at this end."""
-        if self._before is None or self.lost:
-            return self._read
-        sock = self.transport.get_extra_info("socket")
-        brought = counted(sock)
-        assert brought is not None  # it told before, and the socket is open until the end is lost
-        return brought.received(ended=self.ended) - self._before - unread(sock)
-
-    @property
-    def waiting(self) -> int:
-        """How many bytes wait to be taken by this end's peer."""
-        if self.lost:
-            return 0
-        size = self.transport.get_write_buffer_size()
-        # TLS hides what it has encrypted already; only the kernel shows whether any of that is taken.
-        return size if self.transport.can_write_eof() else size + untaken(self.transport.get_extra_info("socket"))
-
-    def _count_and_write(self, data: bytes) -> None:
-        self._read += len(data)
-        self.out.write(data)
-
-    def eof_received(self) -> bool:
-        self.ended = True
-        self.tunnel.first_to_end(self)
-        if self.tunnel.client.ended and self.tunnel.node_end.ended:
-            self.out.close()
-            return False
-        if not self.out.is_closing():
-            if self.out.can_write_eof() and self.transport.can_write_eof():
-                self.out.write_eof()
-            else:
-                self.out.close()  # asyncio cannot end one direction of TLS: the end of one is that of both
-        return self.transport.can_write_eof()
-
-    def pause_writing(self) -> None:
-        self.out.pause_reading()
-
-    def resume_writing(self) -> None:
-        if not self.out.is_closing():
-            self.out.resume_reading()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._read = self.received  # while there still is a socket to ask
-        self.lost = True
-        self.tunnel.first_to_end(self)
-        del self.data_received  # it may refer back to us: without the cycle we are freed at once
-        if exc is None:
-            self.out.close()
-        else:
-            self.out.abort()
-        self.tunnel.lost()
-
-
-class Tunnel:
-    """Two ends, from the 101 until both are gone."""
-
-    __slots__ = (
-        "address",
-        "asked",
-        "client",
-        "ended_by",
-        "head_size",
-        "node",
-        "node_end",
-        "opened_at",
-        "owner",
-        "quiet_since",
-        "seen",
-    )
-
-    def __init__(self, owner: Tunnels, address: str, node: Node, now: float, asked: Asked | None) -> None:
-        self.owner = owner
-        self.asked = asked
-        self.ended_by = ""
-        self.head_size = 0
-        """Bytes of the 101 that went to the client."""
-        self.address = address
-        self.node = node
-        self.client: End
-        self.node_end: End
-        self.opened_at = self.quiet_since = now
-        self.seen = 0
-
-    def first_to_end(self, end: End) -> None:
-        """Remember which side ended its connection first: the other one only follows."""
-        self.ended_by = self.ended_by or ("client" if end is self.client else "node")
-
-    def lost(self) -> None:
-        if self.client.lost and self.node_end.lost:
-            self.owner.closed(self)
-
-    def is_overdue(self, now: float, idle_s: float) -> bool:
-        """Tell whether it has been quiet for too long; asked at every sweep, which is how it knows."""
-        ends = (self.client, self.node_end)
-        waiting = sum(end.waiting for end in ends)
-        is_stuck = waiting > 0 or any(end.ended or end.lost for end in ends)
-        limit_s = min(idle_s or STUCK_S, STUCK_S) if is_stuck else idle_s
-        if not limit_s:
-            self.quiet_since = now
-            return False
-        delivered = sum(end.received for end in ends) - waiting
-        if delivered != self.seen:
-            self.seen, self.quiet_since = delivered, now
-            return False
-        return now - self.quiet_since >= limit_s
-
-    def close(self) -> None:
-        """End both sides once what they were sent is out."""
-        self.ended_by = self.ended_by or "balancer"
-        self.client.transport.close()
-        self.node_end.transport.close()
-
-    def abort(self) -> None:
-        """End both sides at once."""
-        self.ended_by = self.ended_by or "balancer"
-        self.client.transport.abort()
-        self.node_end.transport.abort()
 
 
 class Tunnels:
@@ -235,7 +80,7 @@ class Tunnels:
         self._metrics.tunnel_closed(name, seconds, *sizes)
         if tunnel.asked is not None:
             shown = (sizes[0], tunnel.head_size + sizes[1])
-            self._access.tunnel_closed(tunnel.asked, name, seconds, shown, tunnel.ended_by)
+            self._access.tunnel_closed(tunnel.asked, name, seconds, shown, *tunnel.close_seen())
         # Without the cycle both ends are freed at once, however many go together.
         del tunnel.client, tunnel.node_end
         self._left(tunnel.address)
@@ -276,8 +121,8 @@ class Tunnels:
             return
         tunnel = Tunnel(self, connection.peer, node, self._loop.time(), exchange.asked)
         tunnel.head_size = len(head)
-        tunnel.client = End(tunnel, client, upstream, len(early))
-        tunnel.node_end = End(tunnel, upstream, client, len(tail))
+        tunnel.client = End(tunnel, client, upstream, early)
+        tunnel.node_end = End(tunnel, upstream, client, tail)
         self._account(tunnel, time.monotonic() - exchange.began)
         client.set_protocol(tunnel.client)
         upstream.set_protocol(tunnel.node_end)

@@ -57,6 +57,32 @@ def test_json_has_the_fields_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
+def test_a_line_made_at_once_is_as_one_of_a_logger(form: Literal["text", "json"]) -> None:
+    """Whatever its fields are called: also as attributes of a record are."""
+    stream = _writing(form)
+    fields = {"node": "n3000", "seconds": 1.5, "reason": "a b", "msg": "x", "process": "y"}
+    log.handle(logs.Line("ours", "node ready", fields))
+    said = stream.getvalue()
+    if form == "text":
+        assert said.partition(" ")[2] == "info    node ready node=n3000 seconds=1.5 reason='a b' msg=x process=y\n"
+    else:
+        line = json.loads(said)
+        assert isinstance(line.pop("at"), float)
+        assert line == {"level": "info", "logger": "ours", "message": "node ready", **fields}
+
+
+def test_each_second_is_written_as_it_is() -> None:
+    """Although it is put into words only once: there, on, and back, as clocks are set."""
+    stream = _writing("text")
+    for created in (1000.25, 1000.75, 1001.0, 999.999, 1000.5):
+        record = logs.Line("ours", "x", {})
+        record.created, record.msecs = created, created % 1 * 1000
+        log.handle(record)
+    ends = [line.partition(" ")[0][-6:] for line in stream.getvalue().splitlines()]
+    assert ends == ["40.250", "40.750", "41.000", "39.999", "40.500"]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
 def test_an_exception_brings_its_traceback(form: Literal["text", "json"]) -> None:
     """In JSON within the same line."""
     stream = _writing(form)

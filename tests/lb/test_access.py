@@ -20,6 +20,7 @@ from tests.support.balancer import balancer, upgrade_request
 from tests.support.handing import bare_node, closed, hands_over
 from tests.support.upstreams import switching_protocols
 from tests.support.waiting import eventually
+from tests.support.websockets import close, text
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -170,6 +171,77 @@ def test_a_tunnel_is_two_lines_and_the_last_one_says_who_ended_it(run: Run, line
             }
 
     run(main)
+
+
+def _node_frame(code: int) -> bytes:
+    return b"\x88\x02" + code.to_bytes(2, "big")
+
+
+Script = tuple[tuple[str, bytes], ...]
+"""Who says what, one after the other, on an open tunnel."""
+
+CONVERSATIONS: dict[str, tuple[Script, str, int | None]] = {
+    "the client closes": ((("client", close(4001)), ("node", _node_frame(4001))), "client", 4001),
+    "without a code": ((("client", close()), ("node", b"\x88\x00")), "client", 1005),
+    "the node closes": ((("node", _node_frame(1001)), ("client", close(1000))), "node", 1001),
+    "the client does not answer": ((("client", text("x")), ("node", _node_frame(4008))), "node", 4008),
+    "the node does not answer": ((("node", b"\x81\x01x"), ("client", text("x") + close(1000))), "client", 1000),
+    "nobody says a word": ((("client", text("x")), ("node", b"\x81\x01x")), "client", None),
+    "a frame under way": ((("client", text("x")[:-1]), ("node", b"\x81\x05\x88")), "client", None),
+}
+
+
+@pytest.mark.parametrize("case", CONVERSATIONS)
+def test_the_close_code_of_a_tunnel_is_read_off_its_last_bytes(run: Run, lines: Lines, case: str) -> None:
+    """And so is who closed; if no close frame is seen, it is whose connection ended first, and no code is made up."""
+    script, by, code = CONVERSATIONS[case]
+
+    async def main() -> None:
+        async with backend(_only_opens) as node, balancer(node.port) as lb:
+            caller = await lb.connect()
+            caller.send(upgrade_request("/ws"))
+            await caller.head()
+            [conversation] = node.conversations
+            for who, said in script:
+                ours, theirs = (caller, conversation) if who == "client" else (conversation, caller)
+                ours.writer.write(said)
+                assert await theirs.reader.readexactly(len(said)) == said
+            caller.writer.write_eof()
+            await conversation.until_closed()
+            conversation.finish()
+            line = await lines.line(2)
+            assert (line["by"], line.get("code")) == (by, code)
+
+    run(main)
+
+
+def test_a_close_frame_right_behind_the_101_is_seen(run: Run, lines: Lines) -> None:
+    """A node may accept only to say why not; and a long farewell is not looked at."""
+
+    async def talk(conversation: Conversation, head: bytes) -> None:
+        long = b"\x81\x7e\x20\x00" + bytes(8192) if b"/long" in head else b""
+        await conversation.send(switching_protocols(head) + long + _node_frame(4401))
+        await conversation.until_closed()
+        conversation.finish()
+
+    async def main() -> None:
+        async with backend(talk) as node, balancer(node.port) as lb:
+            for number, (target, code) in enumerate((("/short", 4401), ("/long", None)), 1):
+                caller = await lb.connect()
+                caller.send(upgrade_request(target))
+                await caller.head()
+                caller.send(text("x"))
+                caller.writer.write_eof()
+                await caller.rest()
+                assert (await lines.line(2 * number)).get("code") == code
+
+    run(main)
+
+
+async def _only_opens(conversation: Conversation, head: bytes) -> None:
+    """Take the upgrade, and leave the rest to the test."""
+    await conversation.send(switching_protocols(head))
+    await conversation.ended.wait()
 
 
 @pytest.mark.parametrize("pieces", [1, 2])

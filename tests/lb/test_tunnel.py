@@ -18,21 +18,22 @@ from cluster.member import Signal, State
 from cluster.tag import new_sid, tag_of
 from cluster.tcp_info import unread
 from lb.affinity import cookie_value
+from lb.carried import End, Tunnel
 from lb.downstream import Downstream
-from lb.tunnel import End
 from tests.lb.conftest import Run
 from tests.support.backends import OK, Backend, Conversation, Talk, answering, backend, hanging, tunnel_echo
 from tests.support.balancer import SECRET, Balancer, Caller, balancer, upgrade_request
 from tests.support.ports import free_port
 from tests.support.upstreams import switching_protocols
 from tests.support.waiting import eventually
+from tests.support.websockets import connected_pair
 
 
 @pytest.fixture(params=["the kernel", "ourselves"])
 def counted_by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Who counts the bytes; without TCP_INFO we must."""
     if request.param == "ourselves":
-        monkeypatch.setattr("lb.tunnel.counted", lambda sock: None)
+        monkeypatch.setattr("lb.carried.counted", lambda sock: None)
     elif sys.platform != "linux":
         pytest.skip("this kernel does not tell")
     return str(request.param)
@@ -379,7 +380,7 @@ def test_a_quiet_tunnel_lives_on_without_a_limit_and_ends_with_one(run: Run) -> 
 
 def test_half_a_tunnel_does_not_stay_for_ever(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that ended its side and a node that ignores that would hold two descriptors for good."""
-    monkeypatch.setattr("lb.tunnel.STUCK_S", 0.2)
+    monkeypatch.setattr("lb.carried.STUCK_S", 0.2)
 
     async def talk(conversation: Conversation, head: bytes) -> None:
         await conversation.send(switching_protocols(head))
@@ -401,7 +402,7 @@ def test_a_tunnel_that_was_quiet_for_long_has_all_its_time_when_one_side_ends(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """How long it may rest then is measured from the last sweep that found nothing to limit, not from its last byte."""
-    monkeypatch.setattr("lb.tunnel.STUCK_S", 0.5)
+    monkeypatch.setattr("lb.carried.STUCK_S", 0.5)
 
     async def talk(conversation: Conversation, head: bytes) -> None:
         await conversation.send(switching_protocols(head))
@@ -425,7 +426,7 @@ def test_a_tunnel_that_was_quiet_for_long_has_all_its_time_when_one_side_ends(
 
 def test_a_client_that_does_not_read_the_nodes_last_words_is_let_go(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the node sent before it closed is kept for the client, for a while."""
-    monkeypatch.setattr("lb.tunnel.STUCK_S", 0.2)
+    monkeypatch.setattr("lb.carried.STUCK_S", 0.2)
 
     async def talk(conversation: Conversation, head: bytes) -> None:
         await conversation.send(switching_protocols(head) + b"x" * 48 * 2**20)
@@ -571,6 +572,51 @@ def test_the_bytes_of_a_tunnel_are_exact_however_it_began_and_ended(run: Run) ->
         assert (counts.bytes_from_client, counts.bytes_from_node) == (300_005, 200_005)
 
     through(run, talk, check)
+
+
+@pytest.mark.usefixtures("counted_by")
+@pytest.mark.parametrize("comes", ["before it is a tunnel", "later"])
+def test_an_end_of_file_is_no_byte_whenever_it_comes(run: Run, comes: str) -> None:
+    """The node's may come with its 101; the kernel counts it like a byte."""
+
+    class Owner:
+        def closed(self, tunnel: Tunnel) -> None:
+            ended.append((tunnel.client.received, tunnel.node_end.received))
+
+    ended: list[tuple[int, int]] = []
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with balancer(1) as lb:
+            pairs = [await connected_pair() for _ in range(2)]
+            (client, callers), (upstream, nodes) = pairs
+            transports = []
+            for sock in (client, upstream):
+                transport, _ = await loop.connect_accepted_socket(asyncio.Protocol, sock)
+                transport.pause_reading()
+                transports.append(transport)
+            nodes.sendall(b"101hello")
+            assert upstream.recv(3) == b"101"
+            if comes == "before it is a tunnel":
+                nodes.shutdown(socket.SHUT_WR)
+            tunnel = Tunnel(Owner(), "a", lb.node(), 0.0, None)
+            tunnel.client = End(tunnel, transports[0], transports[1], b"")
+            tunnel.node_end = End(tunnel, transports[1], transports[0], b"")
+            for transport, end in zip(transports, (tunnel.client, tunnel.node_end), strict=True):
+                transport.set_protocol(end)
+                transport.resume_reading()
+            if comes == "later":
+                nodes.shutdown(socket.SHUT_WR)
+            assert await loop.sock_recv(callers, 100) == b"hello"
+            assert await loop.sock_recv(callers, 100) == b""
+            assert tunnel.node_end.received == 5
+            callers.sendall(b"bye")
+            callers.shutdown(socket.SHUT_WR)
+            await eventually(lambda: ended == [(3, 5)])
+            for sock in (callers, nodes):
+                sock.close()
+
+    run(main)
 
 
 def test_what_nobody_read_is_not_counted(run: Run) -> None:
