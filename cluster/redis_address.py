@@ -56,13 +56,13 @@ def parse(url: str) -> RedisAddress:
     scheme, _, rest = url.partition("://")
     rest, _, query = rest.partition("?")
     options = dict(parse_qsl(query))
-    user_info, at, hosts = rest.rpartition("@") if scheme != "unix" else _split_unix(rest)
+    authority, slash, path = rest.partition("/")  # behind it, the path of a socket or a service may hold an @
+    user_info, at, hosts = authority.rpartition("@")
     user, _, password = user_info.partition(":") if at else ("", "", "")
     who = (unquote(user), unquote(password), options.get("client_name", ""))
     if scheme == "unix":
-        server = Server(path=unquote(hosts))
+        server = Server(path=unquote(slash + path))
         return RedisAddress(Topology.SINGLE, (server,), *who, database=int(options.get("db", 0)))
-    hosts, _, path = hosts.partition("/")
     database, _, service = path.partition("/")
     if scheme == "redis+sentinel":
         sentinels = tuple(server_at(host, SENTINEL_PORT) for host in hosts.split(","))
@@ -79,12 +79,6 @@ def server_at(text: str, port: int) -> Server:
     match = re.fullmatch(r"\[(.+)\](?::(\d+))?|([^:]+)(?::(\d+))?", text)
     assert match is not None, f"the configuration let {text!r} pass"
     return Server(match[1] or match[3], int(match[2] or match[4] or port))
-
-
-def _split_unix(rest: str) -> tuple[str, str, str]:
-    """The user's part ends before the first slash: a path may hold an @."""
-    before, slash, path = rest.partition("/")
-    return before.removesuffix("@"), before[-1:], slash + path
 
 
 def _tls(options: dict[str, str]) -> ssl.SSLContext:
