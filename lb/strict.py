@@ -90,7 +90,10 @@ def check_answer(status: int, reason: str, version: tuple[int, int], headers: He
             raise NodeFailed(f"no field name: {name[:40]!r}")
         if _CONTROL.search(value):
             raise NodeFailed(f"a control character in {name.decode('latin-1')}")
-        codings += name.lower() == b"transfer-encoding"
+        if name.lower() == b"transfer-encoding":
+            codings += 1
+            if value.lower() != b"chunked":
+                raise NodeFailed(f"a transfer coding other than chunked: {value[:40]!r}")
     # RFC 9112 6.1: faulty framing, in a version that does not know the field or in a field that comes twice.
     if codings > 1 or (codings and version == (1, 0)):
         raise NodeFailed("an ambiguous Transfer-Encoding")

@@ -375,7 +375,17 @@ ANSWERS = [
         Case(
             f"coding {value!r}", head(b"HTTP/1.1 200 OK", b"Transfer-Encoding: " + value) + b"2\r\nok\r\n0\r\n\r\n", 502
         )
-        for value in (b"gzip", b"gzip, chunked", b"xchunked", b"identity", b"chunked, gzip")
+        for value in (
+            b"gzip",
+            b"gzip, chunked",
+            b"xchunked",
+            b"identity",
+            b"chunked, gzip",
+            b"",
+            b"chunked,",
+            b",chunked",
+            b"chunked, chunked",
+        )
     ),
     Case("coding in 1.0", head(b"HTTP/1.0 200 OK", b"Transfer-Encoding: chunked") + b"2\r\nok\r\n0\r\n\r\n", 502),
     _sized("less than the length", CUT, body=b"o"),
