@@ -5,6 +5,7 @@ const PATIENCE_MS = 4000;      // an answer that takes longer counts as none
 const SLOWEST_RETRY_MS = 5000;
 const KEEP_S = 300;
 const SPARK = 60;              // samples in a node's small plot
+const MANY = 12;               // more nodes than that are shown with less of each
 const TOKEN = "flotilla-token";
 
 const $ = (id) => document.getElementById(id);
@@ -78,6 +79,10 @@ const svg = (tag, attributes = {}, ...children) => filled(document.createElement
 
 function say(node, text) {
   if (node.textContent !== text) node.textContent = text;  // what has not changed is not read out again, nor laid out
+}
+function hint(node, text, whole = text) {  // what is cut short is whole in the tooltip
+  say(node, text);
+  if (node.title !== whole) node.title = whole;
 }
 function state(node, value) {
   if (node.dataset.state !== value) node.dataset.state = value;
@@ -210,7 +215,7 @@ class Card {
     this.button = el("button", { type: "button", "data-testid": "drain" });
     this.button.addEventListener("click", () => this.act());
     this.node = el("li", { class: "node", "data-node": name, "data-testid": "node" },
-      el("div", { class: "node-head" }, el("div", {}, el("h3", {}, name), this.where), this.badge.node),
+      el("div", { class: "node-head" }, el("div", {}, el("h3", { title: name }, name), this.where), this.badge.node),
       this.why, el("dl", {}, ...facts), this.spark,
       el("div", { class: "node-foot" }, this.path, this.button));
   }
@@ -219,8 +224,10 @@ class Card {
     this.last = node;
     this.badge.show(node.state);
     state(this.node, node.state);
-    say(this.where, `${node.host}:${node.port}${node.pid == null ? "" : ` · pid ${node.pid}`}`);
-    say(this.why, `${sentence(node.reason)} · for ${duration(node.since_s)}${leaving(node)}`);
+    const address = `${node.host}:${node.port}`;
+    const facts = [address === node.name ? "" : address, node.pid == null ? "" : `pid ${node.pid}`];
+    hint(this.where, facts.filter(Boolean).join(" · "));
+    hint(this.why, `${sentence(node.reason)} · for ${duration(node.since_s)}${leaving(node)}`);
     const messages = node.messages_in_per_s == null ? null : node.messages_in_per_s + node.messages_out_per_s;
     say(this.values.connections, number(node.connections));
     say(this.values.messages, rate(messages));
@@ -233,7 +240,8 @@ class Card {
     const ordered = node.drain !== null;
     say(this.button, ordered ? "Undrain" : "Drain");
     this.button.setAttribute("aria-label", `${ordered ? "Undrain" : "Drain"} ${node.name}`);
-    this.button.hidden = !ordered && (node.state === "down" || node.state === "draining");
+    const useless = !ordered && (node.state === "down" || node.state === "draining");
+    this.button.hidden = useless && document.activeElement !== this.button;
   }
 
   plot(messages) {  // the last minute of its messages, as seen since this page was opened
@@ -248,16 +256,17 @@ class Card {
   }
 
   async act() {
+    if (this.button.ariaDisabled === "true") return;
     const draining = this.last.drain === null;
     if (draining && !(await confirmed(this.last))) return;
-    this.button.disabled = true;
+    this.button.ariaDisabled = "true";  // not `disabled`: whoever pressed it with the keyboard would lose the place
     try {
       await ask(`api/nodes/${encodeURIComponent(this.name)}/${draining ? "drain" : "undrain"}`, "POST");
       complain("");
     } catch (problem) {
       complain(`${this.name} was not ${draining ? "drained" : "taken back"}: ${problem.message}`);
     }
-    this.button.disabled = false;
+    this.button.ariaDisabled = "false";
     await look();
   }
 }
@@ -294,10 +303,13 @@ function showNodes(nodes) {
     card.show(node);
     if ($("nodes").children[i] !== card.node) $("nodes").insertBefore(card.node, $("nodes").children[i] ?? null);
   });
+  $("nodes").classList.toggle("many", nodes.length > MANY);
   $("no-nodes").hidden = nodes.length > 0;
 }
 
 // --- the rest -------------------------------------------------------------------------------------------------------
+
+const isDeaf = (redis) => redis.state === "ok" && redis.bus_ms == null;
 
 function showFigures(view) {
   const { totals, nodes, redis, sample } = view;
@@ -310,11 +322,12 @@ function showFigures(view) {
   state($("now-nodes"), ready === nodes.length ? "" : ready ? "away" : "failing");
   const others = [...new Set(nodes.map((node) => node.state))].filter((name) => name !== "ready")
     .map((name) => `${nodes.filter((node) => node.state === name).length} ${name}`);
-  say($("now-states"), others.join(" · ") || (nodes.length ? "All ready" : "None known"));
+  const unready = others.length > 2 ? `${nodes.length - ready} not ready` : others.join(" · ");
+  hint($("now-states"), unready || (nodes.length ? "All ready" : "None known"), others.join(", "));
   const slow = nodes.filter((node) => node.loop_lag_ms != null).sort((a, b) => b.loop_lag_ms - a.loop_lag_ms)[0];
   say($("now-lag"), milliseconds(slow?.loop_lag_ms));
-  say($("now-lag-node"), slow ? `Slowest node: ${slow.name}` : "No node says");
-  const deaf = redis.state === "ok" && redis.bus_ms == null;
+  hint($("now-lag-node"), slow ? `Slowest node: ${slow.name}` : "No node says");
+  const deaf = isDeaf(redis);
   say($("now-redis"), deaf ? "Deaf" : { ok: "OK", away: "Away", none: "None" }[redis.state]);
   state($("now-redis"), redis.state === "away" || deaf ? "failing" : redis.state === "ok" ? "ok" : "");
   say($("now-redis-detail"), {
@@ -382,7 +395,7 @@ function complain(text) {
 }
 
 function showStatus(link, text, problems = [], warned = false) {
-  document.body.dataset.link = link === "ok" || link === "failing" ? "up" : "lost";
+  document.body.dataset.link = { lost: "lost", waiting: "waiting" }[link] ?? "up";
   state($("status"), link);
   say($("status-text"), text);
   const shown = [...problems, ...(complaint ? [complaint] : [])];
@@ -399,6 +412,7 @@ function showStatus(link, text, problems = [], warned = false) {
 
 let failures = 0;
 let caughtUp = false;  // whether the samples are those that the balancer has
+let seenAt = null;     // when it answered last
 
 async function look() {
   if (!caughtUp) {
@@ -419,8 +433,10 @@ async function look() {
   showBalancer(view);
   const unready = view.nodes.some((node) => node.state !== "ready");
   const well = view.status === "ok";
-  const text = !well ? "Needs attention" : unready || view.warnings.length ? "Serving" : "All is well";
-  showStatus(view.status, text, [...view.problems, ...view.warnings].map(sentence), well);
+  const apart = view.redis.state === "away" ? "Redis is away" : isDeaf(view.redis) ? "Redis is deaf" : "";
+  const text = !well ? "Needs attention" : apart || (unready || view.warnings.length ? "Serving" : "All is well");
+  seenAt = Date.now();
+  showStatus(well && apart ? "away" : view.status, text, [...view.problems, ...view.warnings].map(sentence), well);
 }
 
 async function run() {
@@ -437,7 +453,8 @@ async function run() {
       showStatus("lost", "Not answered", [sentence(problem.message)]);
     } else {
       console.debug(problem);
-      showStatus("lost", "Reconnecting…", ["The balancer does not answer. What you see is the last that it said; trying again."]);
+      const old = seenAt ? `What you see is from ${clock.format(seenAt)}.` : "It has not answered yet.";
+      showStatus("lost", "Connection lost", [`The balancer does not answer. ${old} Trying again.`]);
     }
   }
   const delay = failures ? Math.min(SLOWEST_RETRY_MS, EVERY_MS * 1.5 ** (failures - 1)) : EVERY_MS;

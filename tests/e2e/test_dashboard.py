@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
 import socketio
-from playwright.async_api import Browser, ConsoleMessage, Locator, Page, async_playwright, expect
+from playwright.async_api import Browser, ConsoleMessage, Locator, Page, Route, async_playwright, expect
 
 from tests.support.stack import Stack, running_stack
 from tests.support.tools import need_chromium
+from tests.support.valkey import Valkey
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 SOON_MS = 15_000
@@ -155,14 +159,94 @@ def test_a_node_is_drained_and_taken_back_with_the_buttons(tmp_path: Path) -> No
             await page.keyboard.press("Enter")
             await page.get_by_test_id("confirm-drain").press("Enter")
             await shows(page, first, "draining")
+            undrain = page.get_by_role("button", name=f"Undrain {first}")
+            await expect(undrain).to_be_focused()
             for other in others:
                 await shows(page, other, "ready")
             assert (await stack.nodes())[0]["state"] == "draining"
-            await page.get_by_role("button", name=f"Undrain {first}").click()
+            await page.keyboard.press("Enter")
             await shows(page, first, "ready")
-            await expect(button).to_be_visible()
+            await expect(button).to_be_focused()
 
     asyncio.run(main())
+
+
+def test_it_says_that_redis_is_away_though_every_node_serves(tmp_path: Path, valkey: Valkey) -> None:
+    """Nobody is told that all is well while messages stay on their nodes."""
+
+    async def main() -> None:
+        async with (
+            browser() as chromium,
+            running_stack(tmp_path, nodes=1, redis=valkey.url) as stack,
+            dashboard(stack, chromium) as page,
+        ):
+            await expect(page.get_by_test_id("status")).to_have_text("All is well", timeout=SOON_MS)
+            valkey.kill()
+            await expect(page.get_by_test_id("status")).to_have_text("Redis is away", timeout=SOON_MS)
+            await expect(page.get_by_test_id("redis")).to_have_text("Away")
+            valkey.start()
+            await expect(page.get_by_test_id("status")).to_have_text("All is well", timeout=SOON_MS)
+
+    asyncio.run(main())
+
+
+def crowded(view: dict[str, Any]) -> dict[str, Any]:
+    """Return an overview with thirty nodes, some of them unwell, with a long name or with much to say."""
+    like = view["nodes"][0]
+    nodes = [{**like, "name": f"n{3000 + number}", "port": 3000 + number} for number in range(30)]
+    nodes[3] |= {"state": "down", "reason": "connection refused"}
+    nodes[5] |= {"state": "ejected", "reason": "5 in a row failed there, for 40 s; the last: " + "out of words " * 20}
+    nodes[7] |= {"name": "application." + "a-very-long-label." * 8 + "example.com:3000"}
+    return {**view, "nodes": nodes}
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_thirty_nodes_are_shown_with_less_of_each(tmp_path: Path, width: int) -> None:
+    """No long name or reason makes the page wider than the screen, or a card much taller than the others."""
+
+    async def answer(route: Route) -> None:
+        given = await route.fetch()
+        await route.fulfill(response=given, body=json.dumps(crowded(await given.json())))
+
+    async def main() -> None:
+        async with (
+            browser() as chromium,
+            running_stack(tmp_path, nodes=1) as stack,
+            dashboard(stack, chromium, width=width) as page,
+        ):
+            await page.route("**/api/overview", answer)
+            await expect(page.get_by_test_id("node")).to_have_count(30, timeout=SOON_MS)
+            await expect(page.get_by_test_id("nodes-ready")).to_have_text("28 of 30")
+            assert await page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+            heights = [(await each.bounding_box() or {"height": 0.0})["height"] for each in await all_cards(page)]
+            assert 0 < max(heights) < 2.5 * min(heights)
+            assert sorted(heights)[15] < 160
+            await page.unroute_all(behavior="ignoreErrors")
+
+    asyncio.run(main())
+
+
+async def all_cards(page: Page) -> list[Locator]:
+    return await page.get_by_test_id("node").all()
+
+
+def test_nothing_moves_when_the_first_answer_comes_and_while_it_is_watched(tmp_path: Path) -> None:
+    """By the browser's own measure (Layout Instability API): what one is about to press stays where it is."""
+
+    async def main() -> None:
+        async with browser() as chromium, running_stack(tmp_path) as stack, clients(stack, 3):
+            for width in (1280, 390):
+                async with dashboard(stack, chromium, width=width) as page:
+                    await expect(page.get_by_test_id("status")).to_have_text("All is well", timeout=SOON_MS)
+                    await expect(page.get_by_test_id("messages")).not_to_have_text("0", timeout=SOON_MS)
+                    assert await page.evaluate(SHIFTED) < 0.01
+
+    asyncio.run(main())
+
+
+SHIFTED = """new Promise((resolve) => new PerformanceObserver((list) =>
+    resolve(list.getEntries().reduce((sum, entry) => sum + entry.value, 0))
+).observe({ type: "layout-shift", buffered: true }) ?? setTimeout(() => resolve(0), 500))"""
 
 
 def test_it_says_that_the_balancer_is_away_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
@@ -176,8 +260,8 @@ def test_it_says_that_the_balancer_is_away_and_goes_on_when_it_is_back(tmp_path:
         ):
             await expect(page.get_by_test_id("status")).to_have_text("All is well", timeout=SOON_MS)
             await page.context.set_offline(True)
-            await expect(page.get_by_test_id("status")).to_have_text("Reconnecting…", timeout=SOON_MS)
-            await expect(page.get_by_test_id("notice")).to_contain_text("does not answer")
+            await expect(page.get_by_test_id("status")).to_have_text("Connection lost", timeout=SOON_MS)
+            await expect(page.get_by_test_id("notice")).to_contain_text("does not answer. What you see is from ")
             await expect(page.get_by_test_id("node")).to_have_count(3)
             await expect(page.locator("body")).to_have_attribute("data-link", "lost")
             await page.context.set_offline(False)
