@@ -34,6 +34,7 @@ def run(
     *,
     lifeline_fd: int | None = None,
     on_second_signal: Callable[[], None] | None = None,
+    on_hangup: Callable[[], None] | None = None,
     starts_children: bool = False,
 ) -> int:
     """Run `main` on uvloop where it is installed, else on asyncio's own loop, until it returns its exit status.
@@ -45,12 +46,14 @@ def run(
     `on_second_signal` if there is one; without, and after that, a signal ends the process at once (status 128 + n),
     unless it has a lifeline: then that is its supervisor's business.
 
+    In a process of a stack SIGHUP lets the log follow its settings, and calls `on_hangup` if there is one.
+
     What `main` raises ends the process: StartError and UsageError with their text on standard error and their exit
     code, anything else with a traceback in the log and status 1.
     """
     try:
         with asyncio.Runner(loop_factory=asyncio.new_event_loop if starts_children else _loop_factory()) as runner:
-            return runner.run(_until_stopped(main, lifeline_fd, on_second_signal))
+            return runner.run(_until_stopped(main, lifeline_fd, on_second_signal, on_hangup))
     except (Exception, BaseExceptionGroup) as exc:  # noqa: BLE001  the one edge at which a process ends
         return _explain(exc)
 
@@ -59,6 +62,7 @@ async def _until_stopped(
     main: Callable[[asyncio.Event], Awaitable[int]],
     lifeline_fd: int | None,
     on_second_signal: Callable[[], None] | None,
+    on_hangup: Callable[[], None] | None,
 ) -> int:
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     second = on_second_signal
@@ -82,7 +86,7 @@ async def _until_stopped(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     if file := os.environ.get(logs.FOLLOW):
-        loop.add_signal_handler(signal.SIGHUP, logs.follow, Path(file))
+        loop.add_signal_handler(signal.SIGHUP, _hang_up, Path(file), on_hangup)
     if lifeline_fd is not None:
         # What this process starts shall not hold it.
         os.set_inheritable(lifeline_fd, False)
@@ -91,6 +95,12 @@ async def _until_stopped(
         else:
             loop.add_reader(lifeline_fd, _on_lifeline, loop, lifeline_fd, stopping)
     return await main(stopping)
+
+
+def _hang_up(file: Path, on_hangup: Callable[[], None] | None) -> None:
+    logs.follow(file)
+    if on_hangup is not None:
+        on_hangup()
 
 
 class Stopped(Exception):

@@ -54,6 +54,7 @@ class WorkerOptions:
     index: int
     listen_fd: int
     admin_fd: int
+    redirect_fd: int | None
     lifeline_fd: int | None
     ready_fd: int | None
 
@@ -64,7 +65,8 @@ def main(options: WorkerOptions) -> int:
     name = f"worker-{options.index}"
     logs.set_up(name, config.log.level, config.log.format, access=config.log.access)
     setproctitle.setproctitle(f"flotilla {name}")
-    return lifecycle.run(Worker(options).run, lifeline_fd=options.lifeline_fd)
+    worker = Worker(options)
+    return lifecycle.run(worker.run, lifeline_fd=options.lifeline_fd, on_hangup=worker.look_again)
 
 
 class Worker:
@@ -73,15 +75,22 @@ class Worker:
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
         self._config = options.loaded.config
+        self._tls: Tls | None = None
+
+    def look_again(self) -> None:
+        """Take a new certificate into use now, if there is one."""
+        if self._tls is not None:
+            self._tls.hurry()
 
     async def run(self, stopping: asyncio.Event) -> int:
         """Serve until `stopping`: stop accepting, drain, end."""
         options, config = self._options, self._config
         listening, admin_listening = _inherited(options.listen_fd), _inherited(options.admin_fd)
+        plain = None if options.redirect_fd is None else _inherited(options.redirect_fd)
         metrics = Metrics()
         events = Events(options.run_dir, options.index)
         files = Files.of(config.lb.tls, options.loaded.base)
-        tls = None if files is None else Tls(files, events.happened, metrics.tls_handshake)
+        tls = self._tls = None if files is None else Tls(files, events.happened, metrics.tls_handshake)
         # The state of a TLS connection is in this process, and cannot go with its descriptor.
         handing = config.lb.handoff == "auto" and tls is None
 
@@ -101,7 +110,7 @@ class Worker:
         canary = Canary(config)
         health = Health(pool, config.lb.health, redis_works=canary.is_heard)
         most = _most_connections(config.lb.max_connections)
-        front = Front(config, pool, metrics, most_connections=most, tls=tls)
+        front = Front(config, pool, metrics, most_connections=most, tls=tls, base=options.loaded.base)
         eviction = Eviction(pool, front.close_some, pool.terms.share)
         reports = Reports(options.run_dir, options.index, metrics, pool, Entrance(front, events.happened), tls)
         history = History(pool)
@@ -121,7 +130,7 @@ class Worker:
             admin_site = web.SockSite(admin, admin_listening)
             await admin_site.start()
             await _first_picture(pool)
-            front.start(listening)
+            front.start(listening, plain)
             lifecycle.say_ready(options.ready_fd)
             if options.index == 0 and Gate.of(config.lb).is_closed:
                 log.warning(

@@ -20,6 +20,7 @@ class Facts:
     admin: Endpoint
     nodes: Sequence[str]
     redis: str
+    redirect: Endpoint | None = None
     adopted: Sequence[str] = ()
     """Nodes that were taken over, with their clients, from a supervisor that died."""
     not_ready: Sequence[str] = ()
@@ -31,6 +32,7 @@ class Facts:
             "version": self.version,
             "listen": str(self.listen),
             "admin": str(self.admin),
+            **({"redirect": str(self.redirect)} if self.redirect else {}),
             "nodes": list(self.nodes),
             "redis": self.redis,
             "adopted": list(self.adopted),
@@ -45,6 +47,8 @@ def banner(config: Config, facts: Facts) -> str:
         ("open", _page(facts.listen, scheme)),
         ("admin", f"{url(facts.admin)}   (python -m lb status)"),
     ]
+    if facts.redirect:
+        rows.insert(1, ("redirect", f"{url(facts.redirect)}   (plain http, which leads there)"))
     if facts.nodes:
         rows.append(("nodes", f"{' '.join(facts.nodes)}   app {config.nodes.app}"))
     if facts.adopted:

@@ -37,6 +37,7 @@ class Plan:
     """Keys that cannot be changed while the stack runs; nothing is applied then."""
     listen: bool = False
     admin: bool = False
+    redirect: bool = False
     workers: bool = False
     """New workers take over."""
     add: tuple[int, ...] = ()
@@ -57,6 +58,7 @@ class Plan:
         steps = {
             "lb.listen moves": self.listen,
             "lb.admin moves": self.admin,
+            "lb.tls.redirect moves": self.redirect,
             "workers are replaced": self.workers,
             f"nodes start on {_ports(self.add)}": self.add,
             f"nodes stop on {_ports(self.remove)}": self.remove,
@@ -78,6 +80,7 @@ def plan(old: Config, new: Config) -> Plan:
     return Plan(
         listen=old.lb.listen != new.lb.listen,
         admin=old.lb.admin != new.lb.admin,
+        redirect=old.lb.tls.redirect != new.lb.tls.redirect,
         workers=old.lb != new.lb or bool(changed & set(_WORKERS_READ)),
         add=tuple(sorted(after - before)),
         remove=tuple(sorted(before - after)),

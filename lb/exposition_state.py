@@ -49,6 +49,8 @@ def tls(stack: Stack) -> Iterator[Metric]:
     handshakes = CounterMetricFamily("flotilla_tls_handshakes", "TLS handshakes that succeeded.", labels=["kind"])
     for kind, count in stack.totals.tls.items():
         handshakes.add_metric([kind], count)
+    redirects = CounterMetricFamily("flotilla_redirects", "Requests in plain HTTP that were sent to https.")
+    redirects.add_metric([], stack.totals.redirects)
     secured = [worker for worker in stack.workers if worker.certificate_expires]
     if not secured:
         return
@@ -58,7 +60,7 @@ def tls(stack: Stack) -> Iterator[Metric]:
         "flotilla_certificate_refused", "1 while the files hold what cannot be used, and the one before goes on."
     )
     refused.add_metric([], any(worker.certificate_refused for worker in secured))
-    yield from (handshakes, expires, refused)
+    yield from (handshakes, redirects, expires, refused)
 
 
 def canary(seconds: float | None) -> Iterator[Metric]:

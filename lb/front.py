@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Protocol, cast
 
 from aiohttp.http import StreamWriter
@@ -34,6 +35,7 @@ from lb.keepalive import keep_alive
 from lb.limits import Admission
 from lb.pool import Node, Pool
 from lb.reception import Reception
+from lb.redirect import Redirect
 from lb.route import Router
 from lb.shuttle import take_over
 from lb.strict import read_strictly
@@ -48,14 +50,22 @@ from lb.yard import Yard
 log = logging.getLogger(__name__)
 
 
-class FrontMetrics(ExchangeMetrics, TunnelMetrics, HandoffMetrics, ConnectMetrics, Protocol): ...
+class FrontMetrics(ExchangeMetrics, TunnelMetrics, HandoffMetrics, ConnectMetrics, Protocol):
+    def redirected(self) -> None: ...
 
 
 class Front:
     """The public side of one worker.  Must be made inside a running event loop."""
 
     def __init__(
-        self, config: Config, pool: Pool, metrics: FrontMetrics, *, most_connections: int, tls: Tls | None = None
+        self,
+        config: Config,
+        pool: Pool,
+        metrics: FrontMetrics,
+        *,
+        most_connections: int,
+        tls: Tls | None = None,
+        base: Path = Path(),
     ) -> None:
         lb = self._lb = config.lb
         self._loop = asyncio.get_running_loop()
@@ -114,6 +124,8 @@ class Front:
             secure=self._secure,
         )
         self._reception = Reception(downstreams, self._yard, tls)
+        challenges = base / lb.tls.challenges if lb.tls.challenges else None
+        self._redirect = Redirect(self._limits, metrics.redirected, challenges) if lb.tls.redirect else None
         self._greeter = Greeter(self._admission, lb.head_timeout_s, metrics.rejected) if tls else None
         self._arrivals: Arrivals | None = None
 
@@ -140,17 +152,20 @@ class Front:
     def tunnels(self) -> int:
         return len(self._tunnels)
 
-    def start(self, listening: socket.socket) -> None:
-        """Serve on `listening`, which this takes over."""
+    def start(self, listening: socket.socket, plain: socket.socket | None = None) -> None:
+        """Serve on `listening`, and lead there from `plain`; this takes both over."""
         keep_alive(listening)
         defer_accept(listening)
         lb = self._lb
+        proxies = TrustedProxies.of(lb.trusted_proxies if lb.proxy_protocol else ())
+        if self._redirect is not None and plain is not None:
+            self._redirect.start(plain, lb.tls.redirect_port or listening.getsockname()[1], proxies)
         self._arrivals = Arrivals(
             listening,
             self._admission,
             self._greeter or self._express,
             self._reception.receive,
-            proxies=TrustedProxies.of(lb.trusted_proxies if lb.proxy_protocol else ()),
+            proxies=proxies,
             head_timeout_s=lb.head_timeout_s,
             rejected=self._metrics.rejected,
         )
@@ -163,12 +178,18 @@ class Front:
             self._arrivals.close()
         if self._greeter is not None:
             self._greeter.wind_down()
+        if self._redirect is not None:
+            self._redirect.close()
+            await self._redirect.reception.wind_down()
         await self._reception.wind_down()
         if not await self._emptied(drain_s):
             self._reception.shut()
             self._handoffs.close()
             self._tunnels.close()
             self._reception.end()
+            if self._redirect is not None:
+                self._redirect.reception.shut()
+                self._redirect.reception.end()
             if not await self._emptied(1.0):
                 self._tunnels.abort()
         self._upstream.close()

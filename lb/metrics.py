@@ -113,6 +113,8 @@ class Totals:
     rejected: dict[str, int] = field(default_factory=dict)
     tls: dict[str, int] = field(default_factory=dict)
     """TLS handshakes, `full` and `resumed`."""
+    redirects: int = 0
+    """Requests in plain HTTP that were sent to https."""
 
     def __iadd__(self, other: Totals) -> Totals:
         for name, counts in other.nodes.items():
@@ -122,6 +124,7 @@ class Totals:
             self.rejected[reason] = self.rejected.get(reason, 0) + count
         for kind, count in other.tls.items():
             self.tls[kind] = self.tls.get(kind, 0) + count
+        self.redirects += other.redirects
         return self
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,6 +132,7 @@ class Totals:
             "nodes": {name: counts.to_dict() for name, counts in self.nodes.items()},
             "rejected": dict(self.rejected),
             "tls": dict(self.tls),
+            "redirects": self.redirects,
         }
 
     @classmethod
@@ -141,6 +145,7 @@ class Totals:
             {str(name): NodeCounts.from_dict(counts) for name, counts in raw["nodes"].items()},
             {str(reason): int(count) for reason, count in raw["rejected"].items()},
             {str(kind): int(count) for kind, count in raw["tls"].items()},
+            int(raw["redirects"]),
         )
 
 
@@ -207,6 +212,9 @@ class Metrics:
         """Count a TLS handshake that succeeded."""
         kind = "resumed" if resumed else "full"
         self.totals.tls[kind] = self.totals.tls.get(kind, 0) + 1
+
+    def redirected(self) -> None:
+        self.totals.redirects += 1
 
     def _of(self, node: str) -> NodeCounts:
         counts = self.totals.nodes.get(node)

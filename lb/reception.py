@@ -48,7 +48,7 @@ class Reception:
         self._numbers = count(1)
         self._queue: deque[Arrived] = deque()
         self._receiving: set[asyncio.Task[None]] = set()
-        self._is_stopping = self._is_over = False
+        self.is_stopping = self._is_over = False
 
     def receive(self, arrived: Arrived) -> None:
         """Serve `arrived`, or tell it why not."""
@@ -67,7 +67,7 @@ class Reception:
 
     async def wind_down(self) -> None:
         """End connections on which nothing goes on, and those that still come as soon as that shows."""
-        self._is_stopping = True
+        self.is_stopping = True
         if self._receiving and self._tls is None:
             await asyncio.wait(self._receiving)  # no handshake: they are there at once
         for connection in self.connections:
@@ -143,7 +143,7 @@ class Reception:
             raise ConnectionAbortedError("ended in the handshake")
         transport.set_write_buffer_limits(BUFFER_BYTES)
         tls.handshaken(transport.get_extra_info("ssl_object").session_reused)
-        if self._is_stopping:
+        if self.is_stopping:
             connection.end_if_idle()
 
     def _let_go(self, arrived: Arrived) -> None:

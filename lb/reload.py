@@ -21,6 +21,7 @@ from cluster.listening import check_free, listen
 from cluster.output import Output
 from cluster.restart import RestartLimits
 from cluster.supervisor import Supervisor
+from lb import certificates
 from lb.changes import Plan, plan
 from lb.crew import Crew, NotReady
 from lb.preflight import app_problem
@@ -51,8 +52,11 @@ async def reload(running: Running) -> bool:
         steps = plan(running.loaded.config, loaded.config)
         if steps.refused:
             return _refused([f"{key}: cannot be changed while the stack runs; restart needed" for key in steps.refused])
+        certificates.check(loaded.config.lb.tls, loaded.base)
         if steps.is_empty:
             log.info("reload: the configuration is unchanged")
+            if loaded.config.lb.tls.is_on:
+                share_log_settings(running, loaded.config)  # and so workers look at once whether their files are
             return True
         await _Reload(running, loaded, steps).run()
     except ConfigError as exc:
@@ -117,15 +121,18 @@ class _Reload:
             raise StartError(problem.splitlines()[-1])
 
     def _open_doors(self) -> Doors:
-        doors, lb = self._running.doors, self._loaded.config.lb
-        public, admin = doors.public, doors.admin
-        if self._steps.listen:
-            public = listen(lb.listen, "lb.listen")
-            self._opened.append(public)
-        if self._steps.admin:
-            admin = listen(lb.admin, "lb.admin")
-            self._opened.append(admin)
-        return Doors(public, admin)
+        doors, lb, steps = self._running.doors, self._loaded.config.lb, self._steps
+        public = self._opening(lb.listen, "lb.listen") if steps.listen else doors.public
+        admin = self._opening(lb.admin, "lb.admin") if steps.admin else doors.admin
+        redirect, plain = doors.redirect, lb.tls.redirect
+        if steps.redirect:
+            redirect = self._opening(plain, "lb.tls.redirect") if plain else None
+        return Doors(public, admin, redirect)
+
+    def _opening(self, endpoint: Endpoint, key: str) -> socket.socket:
+        opened = listen(endpoint, key)
+        self._opened.append(opened)
+        return opened
 
     async def _bring_in(self, roster: Roster, doors: Doors) -> Sequence[Child]:
         """Start the new nodes and workers; return the workers that may go.  Raises NotReady: none was started."""
@@ -144,8 +151,8 @@ class _Reload:
         """The new workers serve: let the old ones drain, and let go of what only they had."""
         running, config = self._running, self._loaded.config
         before, running.doors, running.roster = running.doors, doors, roster
-        for then, now in ((before.public, doors.public), (before.admin, doors.admin)):
-            if then is not now:
+        for option, then in before.sockets.items():
+            if then is not doors.sockets.get(option):
                 then.close()
         if old_workers:
             running.tasks.create_task(running.supervisor.stop(*old_workers), name="drain old workers")

@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -20,7 +21,6 @@ from cluster.birth import can_hold
 from cluster.child import Spec
 from cluster.config import AUTO, MOST_WORKERS, Config, Endpoint, Lb
 from cluster.config_file import written
-from cluster.errors import StartError
 from cluster.host import slot_name, usable_cpus
 from cluster.listening import listen
 from cluster.outlive import VARIABLE, Terms
@@ -37,16 +37,25 @@ class Doors:
 
     public: socket.socket
     admin: socket.socket
+    redirect: socket.socket | None = None
+    """Plain HTTP that leads to https."""
 
     @classmethod
     def open(cls, lb: Lb) -> Doors:
         """Listen where `lb` says.  Raises StartError."""
-        public = listen(lb.listen, "lb.listen")
-        try:
-            return cls(public, listen(lb.admin, "lb.admin"))
-        except StartError:
-            public.close()
-            raise
+        with ExitStack() as opened:
+            public = opened.enter_context(listen(lb.listen, "lb.listen"))
+            admin = opened.enter_context(listen(lb.admin, "lb.admin"))
+            plain = lb.tls.redirect
+            redirect = opened.enter_context(listen(plain, "lb.tls.redirect")) if plain else None
+            opened.pop_all()
+            return cls(public, admin, redirect)
+
+    @property
+    def sockets(self) -> dict[str, socket.socket]:
+        """What a worker is given, by the name of the option that says so."""
+        found = {"--listen-fd": self.public, "--admin-fd": self.admin}
+        return found | ({"--redirect-fd": self.redirect} if self.redirect else {})
 
     @property
     def listen(self) -> Endpoint:
@@ -57,6 +66,10 @@ class Doors:
     def admin_at(self) -> Endpoint:
         return _endpoint(self.admin)
 
+    @property
+    def redirects_at(self) -> Endpoint | None:
+        return _endpoint(self.redirect) if self.redirect else None
+
     def __enter__(self) -> Self:
         return self
 
@@ -64,8 +77,8 @@ class Doors:
         self.close()
 
     def close(self) -> None:
-        self.public.close()
-        self.admin.close()
+        for each in self.sockets.values():
+            each.close()
 
 
 @dataclass(frozen=True)
@@ -106,15 +119,14 @@ class Roster:
 
     def worker(self, index: int, doors: Doors) -> Spec:
         """Return how to run the balancer worker `index`, which accepts at `doors`."""
-        fds = (doors.public.fileno(), doors.admin.fileno())
-        options = {"--index": index, "--listen-fd": fds[0], "--admin-fd": fds[1]}
+        fds = {option: each.fileno() for option, each in doors.sockets.items()}
         return Spec(
             name=f"worker-{index}",
-            argv=self._command("lb", "worker", options),
+            argv=self._command("lb", "worker", {"--index": index, **fds}),
             env=self._env(),
-            pass_fds=fds,
+            pass_fds=tuple(fds.values()),
             stop_within_s=self.config.lb.drain_s + STOP_MARGIN_S,
-            facts={"kind": "worker", "ports": [doors.listen.port, doors.admin_at.port]},
+            facts={"kind": "worker", "ports": [_endpoint(each).port for each in doors.sockets.values()]},
         )
 
     def node(self, port: int) -> Spec:

@@ -178,6 +178,7 @@ class Stack:
             version=version(),
             listen=self._doors.listen,
             admin=self._doors.admin_at,
+            redirect=self._doors.redirects_at,
             nodes=[child.name for child in self._crew.nodes.values()],
             redis=self._redis.name,
             adopted=[child.name for child in self._crew.nodes.values() if child.is_adopted],

@@ -119,7 +119,8 @@ def settle(base: Path, loaded: Loaded) -> Takeover | None:
     Blocks for as long as that takes.  Call it while `starting_up` (cluster/rundir.py).
     """
     config = loaded.config
-    ports = {*config.local_ports, config.lb.listen.port, config.lb.admin.port}
+    doors = [each for each in (config.lb.listen, config.lb.admin, config.lb.tls.redirect) if each is not None]
+    ports = {*config.local_ports, *(door.port for door in doors)}
     dead = leftovers.estates(base)
     takeover = find(dead, loaded)
     for estate in dead:
@@ -129,7 +130,7 @@ def settle(base: Path, loaded: Loaded) -> Takeover | None:
         kept = {heir.left.pid for heir in takeover.heirs}
         others = [left for left in takeover.estate.kind("node") if left.pid not in kept and left.uses(ports)]
         leftovers.end(others)
-        leftovers.vacate(takeover.estate, lambda: _is_free(config.lb.listen) and _is_free(config.lb.admin))
+        leftovers.vacate(takeover.estate, lambda: all(map(_is_free, doors)))
     return takeover
 
 

@@ -36,6 +36,8 @@ class Balancer:
     port: int
     changes: list[Change] = field(default_factory=list)
     callers: list[Caller] = field(default_factory=list)
+    plain_port: int = 0
+    """Where plain HTTP is led to `port`, if it is (`lb.tls.redirect`)."""
     tls: Tls | None = None
     trust: ssl.SSLContext | None = None
     """What its clients speak TLS with, if they do."""
@@ -53,6 +55,12 @@ class Balancer:
         """Open a client's connection; it ends with the balancer at the latest."""
         name = "localhost" if self.trust else None
         caller = Caller(*await asyncio.open_connection("127.0.0.1", self.port, ssl=self.trust, server_hostname=name))
+        self.callers.append(caller)
+        return caller
+
+    async def connect_plain(self) -> Caller:
+        """Open a connection to where plain HTTP is led away from."""
+        caller = Caller(*await asyncio.open_connection("127.0.0.1", self.plain_port))
         self.callers.append(caller)
         return caller
 
@@ -122,13 +130,10 @@ async def balancer(
 
     tls = Tls(files, tell, metrics.tls_handshake) if files else None
     front = Front(config, pool, metrics, most_connections=most_connections, tls=tls)
-    listening = socket.socket()
-    listening.bind(("127.0.0.1", 0))
-    listening.listen()
-    listening.setblocking(False)
-    port = listening.getsockname()[1]
-    front.start(listening)
-    result = Balancer(front, pool, metrics, config, port, changes, tls=tls, told=told)
+    listening, plain = _listening(), _listening() if config.lb.tls.redirect else None
+    port, plain_port = (each.getsockname()[1] if each else 0 for each in (listening, plain))
+    front.start(listening, plain)
+    result = Balancer(front, pool, metrics, config, port, changes, plain_port=plain_port, tls=tls, told=told)
     if certificates is not None:
         result.trust = certificates.trust("http/1.1")
     try:
@@ -139,6 +144,14 @@ async def balancer(
             with suppress(ConnectionError):
                 await caller.writer.wait_closed()
         await front.stop(0)
+
+
+def _listening() -> socket.socket:
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    listening.listen()
+    listening.setblocking(False)
+    return listening
 
 
 def upgrade_request(target: str = "/ws", **headers: str) -> bytes:
