@@ -30,7 +30,7 @@ from lb.forward import ExchangeMetrics, Forwarder
 from lb.greeter import Greeter
 from lb.guards import Guards
 from lb.handoff import HandoffMetrics, Handoffs
-from lb.headers import Via, asks_for_unknown, is_websocket_upgrade
+from lb.headers import Headers, Via, asks_for_unknown, is_websocket_upgrade
 from lb.keepalive import keep_alive
 from lb.limits import Admission
 from lb.pool import Node, Pool
@@ -125,7 +125,8 @@ class Front:
         )
         self._reception = Reception(downstreams, self._yard, tls)
         challenges = base / lb.tls.challenges if lb.tls.challenges else None
-        self._redirect = Redirect(self._limits, metrics.redirected, challenges) if lb.tls.redirect else None
+        redirects = bool(lb.tls.redirect)
+        self._redirect = Redirect(self._limits, self._check, metrics.redirected, challenges) if redirects else None
         self._greeter = Greeter(self._admission, lb.head_timeout_s, metrics.rejected) if tls else None
         self._arrivals: Arrivals | None = None
 
@@ -170,6 +171,10 @@ class Front:
             rejected=self._metrics.rejected,
         )
         self._arrivals.open()
+
+    def _check(self, method: str, target: str, headers: Headers, peer: str) -> None:
+        client = self._recogniser.recognise_request(target, headers, peer)
+        self._guards.check(method, target, headers, client, None)
 
     async def stop(self, drain_s: float) -> None:
         """Stop accepting; let exchanges and tunnels finish for `drain_s`; end the rest."""

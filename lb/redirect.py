@@ -36,11 +36,21 @@ _CHALLENGE = re.compile(r"/\.well-known/acme-challenge/([A-Za-z0-9_-]{1,128})")
 _MOST_CHALLENGE = 4096
 
 
-class Redirect:
-    """Serves the plain side.  Its clients count as all others do: `limits` are those of the front."""
+Check = Callable[[str, str, Headers, str], None]
 
-    def __init__(self, limits: DownstreamLimits, redirected: Callable[[], None], challenges: Path | None) -> None:
+
+class Redirect:
+    """Serves the plain side.
+
+    Its clients count as all others do: `limits` are those of the front, and so is `check`, which is given method,
+    target, headers and peer of a request and raises what is wrong with it.
+    """
+
+    def __init__(
+        self, limits: DownstreamLimits, check: Check, redirected: Callable[[], None], challenges: Path | None
+    ) -> None:
         self._limits = limits
+        self._check = check
         self._redirected = redirected
         self._challenges = challenges
         self._port = HTTPS
@@ -93,11 +103,12 @@ class Redirect:
         try:
             method, version = request.method, request.version
             target, headers = read_strictly(method, request.raw_path, version, request.raw_headers)
+            self._check(method, target, headers, cast(Downstream, request.protocol).peer)
             if method in ("GET", "HEAD") and (challenge := self._challenge(target)) is not None:
                 return 200, _answer_of("200 OK", challenge, [], may_stay=may_stay, head_only=head_only)
             location = secured(method, target, headers, self._port)
         except BalancerError as exc:
-            self._limits.rejected("bad_request")
+            self._limits.rejected(exc.counted_as)
             return exc.http_status, answer_to(exc, close=True, head_only=head_only)
         self._redirected()
         status, lines = "308 Permanent Redirect", [b"Location: " + location]  # RFC 9110 15.4.9: same method and body

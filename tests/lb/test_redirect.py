@@ -179,6 +179,21 @@ def test_its_clients_have_the_limits_of_all(run: Run, certificates: Certificates
     run(main)
 
 
+def test_its_requests_have_the_guards_of_all(run: Run, certificates: Certificates) -> None:
+    """The rate of an address, for one."""
+
+    async def main() -> None:
+        options = {"requests_per_s_per_address": 0.01, "request_burst_per_address": 1}
+        async with redirecting(certificates, None, **options) as front:
+            for status in (b"308", b"429"):
+                caller = await front.connect_plain()
+                caller.send(GET)
+                assert (await caller.head()).startswith(b"HTTP/1.1 " + status)
+            assert front.metrics.totals.rejected == {"rate": 1}
+
+    run(main)
+
+
 def test_it_leads_to_where_the_balancer_listens(run: Run, certificates: Certificates) -> None:
     """A real client that follows arrives, with the method and the body that it sent."""
 
