@@ -51,13 +51,16 @@ class Conduct:
     fell_at: float = 0.0
 
     def failed(self, now: float, rules: Rules) -> float | None:
-        """Count a failure; return for how many seconds that ejects the node, if it does."""
+        """Count a failure; return for how many seconds that ejects the node, if it does.
+
+        Half-open, in the words of circuit breakers: after an ejection one failure ejects again, until one succeeds.
+        """
         if now < self.until:
             return None  # somebody who was sent there before
         self.failures += 1
         if not rules.after or self.failures < rules.after:
             return None
-        self.failures = 0
+        self.failures = rules.after - 1  # when it is back, the first who fails there is enough, unless one is served
         forgiven = int((now - self.until) / FORGIVEN_S) if self.ejections else 0
         self.ejections = max(0, self.ejections - forgiven)
         seconds = rules.seconds(self.ejections)

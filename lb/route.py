@@ -110,4 +110,5 @@ def _ready(known: Sequence[Node], tried: Collection[str]) -> Sequence[Node]:
     if not tried:
         return ready
     # One failure a client need not notice; to send it from one sick node to the next would make that an error.
-    return [node for node in ready if not node.recruited] or ready
+    well = [node for node in ready if not node.recruited]
+    return [node for node in well if not node.conduct.failures] or well or ready

@@ -137,9 +137,9 @@ def test_a_node_that_falls_again_and_again_is_kept_out_though_it_answers(run: Ru
         scene = Scene()
         async with socketio_node() as real, scene.watched(real) as (node,):
             for _ in range(FREE_FALLS):
-                scene.pool.unreachable(node, "connection refused")
+                scene.pool.signal(node, Signal.FALL, "connection refused")
                 await is_in(node, State.READY)
-            scene.pool.unreachable(node, "connection refused")
+            scene.pool.signal(node, Signal.FALL, "connection refused")
             assert node.reason == "connection refused; it fell 3 times lately: out for 0.4 s at least"
             until = node.conduct.until
             await eventually(lambda: node.reason == "answers its probes, but fell 3 times lately: 1 s to go")

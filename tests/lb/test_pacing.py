@@ -45,10 +45,8 @@ RULES = Rules(after=3, first_s=5, most_s=30)
 
 
 def failing(conduct: Conduct, now: float, times: int = 3) -> float | None:
-    found = None
-    for _ in range(times):
-        found = conduct.failed(now, RULES)
-    return found
+    found = [conduct.failed(now, RULES) for _ in range(times)]
+    return next((seconds for seconds in found if seconds is not None), None)
 
 
 def test_so_many_failures_in_a_row_eject_and_a_success_between_does_not() -> None:
@@ -75,7 +73,16 @@ def test_what_fails_while_it_is_out_does_not_count() -> None:
     conduct = Conduct()
     failing(conduct, 100)
     assert failing(conduct, 104, 10) is None
-    assert failing(conduct, 105, 2) is None
+
+
+def test_whoever_fails_first_after_an_ejection_ends_the_trial() -> None:
+    """The node had its time, and is as it was; but once one was served, it is a node like any other."""
+    conduct = Conduct()
+    failing(conduct, 100)
+    assert conduct.failed(105, RULES) == 10
+    conduct.failures = 0  # a success
+    assert failing(conduct, 115, 2) is None
+    assert conduct.failed(116, RULES) == 20
 
 
 def test_time_without_another_ejection_is_forgiving() -> None:

@@ -200,3 +200,7 @@ def test_whoever_failed_once_is_sent_to_a_node_that_is_well() -> None:
     assert placed is not None
     assert placed.node.name == "c"
     assert chosen.route(nodes, client(), ["a", "c"]).node.name == "b"
+    doubtful = node("d")
+    doubtful.conduct.failures = 1
+    assert chosen.route([*nodes, doubtful], client(), ["a"]).node.name == "c"
+    assert chosen.route([*nodes, doubtful], client(), ["a", "c"]).node.name == "d"
