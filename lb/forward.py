@@ -54,6 +54,8 @@ class Answer:
     message: RawResponseMessage
     body: StreamReader
     upload: Upload | None
+    asked_at: float
+    """When this node was asked, in monotonic seconds: others may have been asked before."""
 
     @property
     def status(self) -> int:
@@ -108,12 +110,12 @@ class Forwarder:
                 if failure is not None:
                     raise failure from None
                 raise
-            answer = None
+            answer, asked_at = None, time.monotonic()
             try:
                 with self._pool.carrying(choice.node), self._upstream.holding(link):
                     async with self._sent(exchange, link, begun, chunked=chunked, websocket=websocket) as upload:
                         with self._while_alive(exchange, choice.node, link):
-                            answer = Answer(choice, link, *await self._head(exchange, link, upload), upload)
+                            answer = Answer(choice, link, *await self._head(exchange, link, upload), upload, asked_at)
                         yield answer
                         return
             except (NodeFailed, NodeTooSlow) as exc:
@@ -127,6 +129,19 @@ class Forwarder:
                 again, failure, begun = False, exc, None
                 if not link.reused:
                     tried.add(choice.node.name)
+
+    def judge(self, answer: Answer, fault: str = "") -> None:
+        """Count how the node that answered a WebSocket upgrade treated its client."""
+        node, seconds = answer.choice.node, time.monotonic() - answer.asked_at
+        slow_s = self._pool.terms.slow_handshake_s
+        if fault:
+            self._pool.failed(node, fault)
+        elif answer.status >= 500:
+            self._pool.failed(node, f"it answered a WebSocket upgrade with {answer.status}")
+        elif slow_s and seconds > slow_s:
+            self._pool.failed(node, f"a WebSocket upgrade took {seconds:.1f} s")
+        else:
+            self._pool.served(node)
 
     async def relay(self, exchange: Exchange, answer: Answer) -> Sent:
         """Send `answer` to the client.  Raises NodeFailed while nothing of it was sent."""

@@ -66,10 +66,17 @@ class Tunnels:
         """
         async with self._forwarder.asked(exchange, websocket=True, first=first) as answer:
             if answer.status != 101:
-                return await self._forwarder.relay(exchange, answer)
-            _check(exchange, answer.message)
-            self._switch(exchange, answer)
-            return Sent(keep_alive=False, status=101)
+                sent = await self._forwarder.relay(exchange, answer)
+            else:
+                try:
+                    _check(exchange, answer.message)
+                except NodeFailed as exc:
+                    self._forwarder.judge(answer, str(exc))
+                    raise
+                self._switch(exchange, answer)
+                sent = Sent(keep_alive=False, status=101)
+            self._forwarder.judge(answer)
+            return sent
 
     def closed(self, tunnel: Tunnel) -> None:
         """Strike a tunnel of which both ends are gone off the account."""

@@ -78,23 +78,10 @@ class Upgrades:
                 # A session is at its node and nowhere else: one that leaves, or has no room, still serves its own.
                 if choice.by is not By.SID:
                     return None
-        began = self._pool.clock()
         try:
-            sent = await self._tunnels.open(exchange, choice)
+            return await self._tunnels.open(exchange, choice)
         except NotReached:
             return None
-        self._judge(node, sent, self._pool.clock() - began)
-        return sent
-
-    def _judge(self, node: Node, sent: Sent, seconds: float) -> None:
-        """Count how the node treated this client; a node that fails in another way is counted where that is found."""
-        slow_s = self._pool.terms.slow_handshake_s
-        if sent.status >= 500:
-            self._pool.failed(node, f"it answered a WebSocket upgrade with {sent.status}")
-        elif slow_s and seconds > slow_s:
-            self._pool.failed(node, f"a WebSocket upgrade took {seconds:.1f} s")
-        else:
-            self._pool.served(node)
 
     def _leave_alone(self, node: Node) -> None:
         """Tunnel to `node` for a while: with no Redis to tell of a new process, only asking again shows one."""

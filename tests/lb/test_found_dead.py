@@ -1,11 +1,11 @@
-"""Requests that wait for the answer of a node when that node is found dead."""
+"""Requests that are made at a second node, and which of the two that counts for or against."""
 
 from __future__ import annotations
 
 from cluster.member import Signal, State
 from cluster.tag import new_sid, tag_of
 from tests.lb.conftest import Run
-from tests.support.backends import OK, Backend, answering, backend, hanging, tunnel_echo
+from tests.support.backends import OK, Backend, Conversation, answering, backend, hanging, tunnel_echo
 from tests.support.balancer import SECRET, Balancer, Caller, balancer, upgrade_request
 from tests.support.waiting import eventually, lastingly
 
@@ -89,6 +89,59 @@ def test_a_request_moves_once_and_is_a_502_when_the_next_node_dies_as_well(run: 
             lb.pool.signal(lb.node("n1"), Signal.FALL, "no answer to a probe")
             assert (await caller.head()).startswith(b"HTTP/1.1 502 ")
             assert not three.heads
+
+    run(main)
+
+
+def test_a_node_that_breaks_off_websockets_is_ejected_though_each_opens_elsewhere(run: Run) -> None:
+    """What the second node does well is no credit to the first."""
+
+    async def breaks_off(conversation: Conversation, head: bytes) -> None:
+        conversation.reset()
+
+    async def main() -> None:
+        rules = {"eject_after": 3, "panic_percent": 0}
+        async with (
+            backend(breaks_off) as bad,
+            backend(tunnel_echo) as good,
+            balancer(bad.port, good.port, health=rules, balance="round_robin") as lb,
+        ):
+            while lb.node().state is not State.EJECTED:
+                caller = await lb.connect()
+                caller.send(upgrade_request())
+                assert (await caller.head()).startswith(b"HTTP/1.1 101 ")
+            assert len(bad.heads) == 3
+            assert lb.node("n1").conduct.failures == 0
+
+    run(main)
+
+
+def test_the_time_that_one_node_took_is_not_held_against_the_next(run: Run) -> None:
+    """`slow_handshake_s` counts from when a node was asked."""
+
+    async def main() -> None:
+        rules = {"eject_after": 1, "slow_handshake_s": 0.15, "panic_percent": 0}
+        async with hanging() as bad, backend(tunnel_echo) as good, balancer(bad.port, good.port, health=rules) as lb:
+            [caller] = await waiting_at(lb, bad, upgrade_request())
+            await lastingly(lambda: not good.heads, 0.2)
+            die(lb)
+            assert (await caller.head()).startswith(b"HTTP/1.1 101 ")
+            assert lb.node("n1").state is State.READY
+
+    run(main)
+
+
+def test_a_101_that_answers_another_key_counts_as_a_failure(run: Run) -> None:
+    """Whatever said that, it was no WebSocket server, or not to this client."""
+    fake = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+
+    async def main() -> None:
+        rules = {"eject_after": 1, "panic_percent": 0}
+        async with backend(answering(fake)) as node, balancer(node.port, health=rules) as lb:
+            caller = await lb.connect()
+            caller.send(upgrade_request())
+            assert (await caller.head()).startswith(b"HTTP/1.1 502 ")
+            assert lb.node().state is State.EJECTED
 
     run(main)
 
