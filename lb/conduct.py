@@ -40,6 +40,8 @@ class Conduct:
 
     failures: int = 0
     """In a row."""
+    on_trial: bool = False
+    """It was ejected, and has served nobody since."""
     ejections: int = 0
     """Those that still count."""
     until: float = 0.0
@@ -58,15 +60,24 @@ class Conduct:
         if now < self.until:
             return None  # somebody who was sent there before
         self.failures += 1
-        if not rules.after or self.failures < rules.after:
+        if not rules.after or (self.failures < rules.after and not self.on_trial):
             return None
-        self.failures = rules.after - 1  # when it is back, the first who fails there is enough, unless one is served
+        self.failures, self.on_trial = 0, True
         forgiven = int((now - self.until) / FORGIVEN_S) if self.ejections else 0
         self.ejections = max(0, self.ejections - forgiven)
         seconds = rules.seconds(self.ejections)
         self.ejections += 1
         self.until, self.why = now + seconds, "failed clients"
         return seconds
+
+    def served(self) -> None:
+        """Count a success."""
+        self.failures, self.on_trial = 0, False
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the last one who was sent there failed."""
+        return self.failures > 0 or self.on_trial
 
     def fell(self, now: float, rules: Rules) -> float | None:
         """Count that it was found dead; return how long it must stay out, however well it is, if that is too often."""

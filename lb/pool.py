@@ -106,10 +106,11 @@ class Pool:
         """Somebody who was sent to `node` was not served; too many in a row, and it is left alone for a while."""
         if not node.takes_new:
             return  # that is known already, or it is on its way out
+        was_on_trial = node.conduct.on_trial
         seconds = node.conduct.failed(self.clock(), self.terms.rules)
         if seconds is not None:
-            times = self.terms.rules.after
-            self.signal(node, Signal.EJECT, f"{times} in a row failed there, for {seconds:g} s; the last: {reason}")
+            who = "the first since its return" if was_on_trial else f"{self.terms.rules.after} in a row"
+            self.signal(node, Signal.EJECT, f"{who} failed there, for {seconds:g} s; the last: {reason}")
 
     def unreachable(self, node: Node, reason: str) -> None:
         """No connection to `node` came up: it is dead until a probe says otherwise."""
@@ -120,7 +121,7 @@ class Pool:
 
     def served(self, node: Node) -> None:
         """Somebody who was sent to `node` was served."""
-        node.conduct.failures = 0
+        node.conduct.served()
 
     def signal(self, node: Node, signal: Signal, reason: str) -> None:
         """Let `signal` happen to `node`; the table in cluster/member.py says what becomes of it."""

@@ -111,4 +111,4 @@ def _ready(known: Sequence[Node], tried: Collection[str]) -> Sequence[Node]:
         return ready
     # One failure a client need not notice; to send it from one sick node to the next would make that an error.
     well = [node for node in ready if not node.recruited]
-    return [node for node in well if not node.conduct.failures] or well or ready
+    return [node for node in well if not node.conduct.is_doubtful] or well or ready

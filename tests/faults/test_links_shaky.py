@@ -59,8 +59,8 @@ def test_a_slow_node_gets_clients_unless_the_rules_say_otherwise(
                     assert await scene.events(0, began) == []
                 else:
                     ejected = await scene.became(0, "ejected", began)
-                    assert all("3 in a row failed there" in event["reason"] for event in ejected)
-                    assert all("a WebSocket upgrade took 0." in event["reason"] for event in ejected)
+                    assert all(" failed there, for " in event["reason"] for event in ejected)
+                    assert all("a WebSocket upgrade took" in event["reason"] for event in ejected)
             assert stream.failed == []
             await scene.others_were_left_alone(0, since=began)
 
@@ -75,7 +75,7 @@ def test_lost_segments_take_nobody_out(tmp_path: Path, nodes: Sequence[NodeProce
             for link in scene.links:
                 began = await link.becomes(Condition(lost=0.05))
             await eventually(lambda: all(len(link.probes) >= 60 for link in scene.links), within_s=30)
-            assert len(stream.visits) > 60
+            await eventually(lambda: len(stream.visits) >= 60)
             await scene.others_were_left_alone(since=began)
         assert stream.failed == []
 

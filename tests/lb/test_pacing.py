@@ -53,7 +53,7 @@ def test_so_many_failures_in_a_row_eject_and_a_success_between_does_not() -> Non
     """`after` is 3."""
     conduct = Conduct()
     assert failing(conduct, 100, 2) is None
-    conduct.failures = 0  # a success
+    conduct.served()
     assert failing(conduct, 101, 2) is None
     assert conduct.failed(102, RULES) == 5
     assert conduct.until == 107
@@ -80,7 +80,7 @@ def test_whoever_fails_first_after_an_ejection_ends_the_trial() -> None:
     conduct = Conduct()
     failing(conduct, 100)
     assert conduct.failed(105, RULES) == 10
-    conduct.failures = 0  # a success
+    conduct.served()
     assert failing(conduct, 115, 2) is None
     assert conduct.failed(116, RULES) == 20
 
@@ -143,7 +143,7 @@ def test_an_ejection_never_lasts_longer_than_the_most_nor_shorter_than_the_first
     for well, gap in steps:
         now += gap
         if well:
-            conduct.failures = 0
+            conduct.served()
         elif (seconds := conduct.failed(now, RULES)) is not None:
             assert RULES.first_s <= seconds <= RULES.most_s
             assert conduct.until == now + seconds
