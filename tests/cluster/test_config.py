@@ -64,3 +64,20 @@ def test_another_word_for_the_number_of_workers_is_refused(workers: str) -> None
     """With what is allowed."""
     with pytest.raises(ValidationError, match="allowed: auto, or a whole number"):
         Config.model_validate({"lb": {"workers": workers}})
+
+
+@pytest.mark.parametrize(("given", "read"), [("1.3", "1.3"), (1.3, "1.3"), (1.2, "1.2")])
+def test_a_version_of_tls_may_stand_without_quotes(given: object, read: str) -> None:
+    """YAML reads it as a number then."""
+    assert Config.model_validate({"lb": {"tls": {"minimum": given}}}).lb.tls.minimum == read
+
+
+def test_no_address_is_empty_text_and_reads_back() -> None:
+    """Where an address is only wanted sometimes."""
+    config = Config.model_validate({"lb": {"tls": {"redirect": ""}}})
+    assert config.lb.tls.redirect is None
+    assert config.dumped()["lb"]["tls"]["redirect"] == ""
+    config = Config.model_validate({"lb": {"tls": {"redirect": "[::]:80"}}})
+    assert Config.model_validate(config.dumped()) == config
+    with pytest.raises(ValidationError, match="must be host:port"):
+        Config.model_validate({"lb": {"tls": {"redirect": "80"}}})

@@ -55,6 +55,37 @@ def test_a_cross_site_cookie_must_be_secure() -> None:
     """Browsers drop it otherwise, and stickiness with it."""
     assert set(told(lb={"cookie": {"same_site": "none"}})) == {"lb.cookie.same_site"}
     assert told(lb={"cookie": {"same_site": "none", "secure": True}}) == {}
+    assert told(lb={"cookie": {"same_site": "none"}, "tls": {"certificate": "a", "key": "a"}}) == {}
+
+
+@pytest.mark.parametrize(
+    ("tls", "wrong"),
+    [
+        ({"certificate": "a", "key": "b"}, set()),
+        ({"certificate": "a"}, {"certificate"}),
+        ({"key": "b"}, {"key"}),
+        ({"redirect": "0.0.0.0:80"}, {"redirect"}),
+        ({"certificate": "a", "redirect": "0.0.0.0:80"}, {"certificate"}),
+        ({"certificate": "a", "key": "b", "redirect_port": 443}, {"redirect_port"}),
+        ({"certificate": "a", "key": "b", "challenges": "/srv"}, {"challenges"}),
+        ({"certificate": "a", "key": "b", "redirect": "0.0.0.0:80", "challenges": "c", "redirect_port": 443}, set()),
+        ({"minimum": "1.3"}, set()),
+    ],
+)
+def test_tls_needs_both_files_and_all_else_needs_tls(tls: dict[str, Any], wrong: set[str]) -> None:
+    """Nobody believes to be safe who is not."""
+    assert set(told(lb={"tls": tls})) == {f"lb.tls.{key}" for key in wrong}
+
+
+@pytest.mark.parametrize(
+    ("port", "owner"), [(443, "lb.listen's too"), (444, "lb.admin's too"), (3001, "a local node's")]
+)
+def test_what_leads_to_https_has_a_port_of_its_own(port: int, owner: str) -> None:
+    """As the other two."""
+    tls = {"certificate": "a", "key": "b", "redirect": f"127.0.0.1:{port}"}
+    found = told(lb={"listen": "127.0.0.1:443", "admin": "127.0.0.1:444", "tls": tls})
+    assert set(found) == {"lb.tls.redirect"}
+    assert owner in found["lb.tls.redirect"]
 
 
 def test_several_nodes_need_a_redis() -> None:

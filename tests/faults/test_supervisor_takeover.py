@@ -13,17 +13,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.e2e.test_classic import everyone_hears, joined
+from tests.support.certificates import Certificates
 from tests.support.children import is_over
 from tests.support.clients import WEBSOCKET, python_crowd
 from tests.support.commands import lb, runtime_directory
 from tests.support.handing import frame, payload_from
+from tests.support.ports import free_port
 from tests.support.talkers import APP, Talker, talker, talking
 from tests.support.valkey import Valkey
 from tests.support.waiting import eventually
-from tests.support.watched import UP, Watched, config_of, refuses, stack, starting
+from tests.support.watched import UP, Watched, config_of, refuses, stack, starting, status_of
 
 TAKEN_OVER = "taking over from a supervisor that died"
 
@@ -100,6 +103,29 @@ async def _shown(watched: Watched, part: str) -> str:
     """Return what `python -m lb status` prints if it has `part`."""
     ended = await lb("status", "--config", watched.log.parent / "config.yaml", runtime=watched.runtime)
     return ended.out if part in ended.out else ""
+
+
+def test_tls_and_where_plain_http_is_led_there_open_again(tmp_path: Path) -> None:
+    """The dead stack's worker lets go of all its addresses."""
+
+    async def main() -> None:
+        made = Certificates(tmp_path)
+        plain = f"127.0.0.1:{free_port()}"
+        with runtime_directory() as runtime:
+            tls = made.section | {"redirect": plain}
+            async with killed(tmp_path, runtime, 1, lb={"tls": tls, "drain_s": 30.0}) as first:
+                secured = f"https://{first.config['lb']['listen']}/healthz"
+                assert await status_of(secured, made.trust()) == 200
+                await kill(first)
+                async with (
+                    started_again(first),
+                    aiohttp.ClientSession() as session,
+                    session.get(f"http://{plain}/healthz", allow_redirects=False) as answer,
+                ):
+                    assert (answer.status, answer.headers["Location"]) == (308, secured)
+                    assert await status_of(secured, made.trust()) == 200
+
+    asyncio.run(main())
 
 
 def test_a_worker_that_drains_keeps_its_clients_and_none_of_its_addresses(tmp_path: Path) -> None:

@@ -25,6 +25,19 @@ def test_it_shows_a_stranger_everything_needed() -> None:
     ]
 
 
+def test_it_shows_https_and_what_leads_there() -> None:
+    """Which page to open is the secure one."""
+    config = Config.model_validate({"lb": {"tls": {"certificate": "a", "key": "b"}}})
+    listen, plain = Endpoint("0.0.0.0", 443), Endpoint("0.0.0.0", 80)
+    facts = Facts("0.1.0", listen, Endpoint("127.0.0.1", 8081), nodes=[], redis="none", redirect=plain)
+    assert banner(config, facts).splitlines()[1:4] == [
+        "  open       https://localhost:443/   (listens on 0.0.0.0:443)",
+        "  redirect   http://localhost:80/   (plain http, which leads there)",
+        "  admin      http://127.0.0.1:8081/   (python -m lb status)",
+    ]
+    assert facts.as_fields()["redirect"] == "0.0.0.0:80"
+
+
 def test_it_shows_what_was_taken_over() -> None:
     """Whose clients noticed nothing."""
     listen, admin = Endpoint("127.0.0.1", 8080), Endpoint("127.0.0.1", 8081)

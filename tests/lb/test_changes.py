@@ -40,6 +40,12 @@ def test_settings_of_the_balancer_replace_its_workers_only(lb: dict[str, Any]) -
     assert _plan(lb=lb) == Plan(workers=True)
 
 
+def test_where_plain_http_is_led_away_moves_with_new_workers() -> None:
+    """Or opens, or closes."""
+    assert _plan(lb={"tls": {"redirect": "127.0.0.1:80"}}) == Plan(workers=True, redirect=True)
+    assert _plan(lb={"tls": {"certificate": "a", "key": "b"}}) == Plan(workers=True)
+
+
 @pytest.mark.parametrize("key", ["listen", "admin"])
 def test_an_address_moves_with_new_workers(key: str) -> None:
     """Each on its own."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cluster.version import version
+from tests.support.certificates import Certificates, replace
 from tests.support.commands import Ended, lb, runtime_directory, written
 from tests.support.ports import free_port, free_ports
 from tests.support.stack import ROOT
@@ -123,6 +124,36 @@ def test_more_clients_than_open_files_is_found_by_check(runtime: Path, tmp_path:
     ended = _lb("check", "--config", written(tmp_path, {"lb": {"max_connections": 10**9}}), runtime=runtime)
     assert ended.status == 2
     assert ended.errors[0].startswith("lb.max_connections: 1000000000 clients need")
+
+
+def test_check_says_what_clients_get_to_see_over_tls(runtime: Path, tmp_path: Path) -> None:
+    """Names and end of the certificate, found beside the configuration; a mistake in it is one line, status 2."""
+    made = Certificates(tmp_path)
+    tls = {"certificate": "tls.crt", "key": "tls.key", "redirect": "127.0.0.1:80"}
+    file = written(tmp_path, {"lb": {"tls": tls}})
+    ended = _lb("check", "--config", file, runtime=runtime)
+    assert ended.status == 0
+    said = dict(line.split(maxsplit=1) for line in ended.out.splitlines()[1:])
+    assert said["tls"].startswith("localhost 127.0.0.1 ::1, until ")
+    assert said["redirect"] == "127.0.0.1:80"
+    made.issue(days=3)
+    assert "the certificate expires on" in _lb("check", "--config", file, runtime=runtime).out
+    made.key.unlink()
+    ended = _lb("check", "--config", file, runtime=runtime)
+    assert (ended.status, ended.errors) == (2, [f"lb.tls.key: {made.key} cannot be read: No such file or directory"])
+
+
+def test_a_certificate_that_cannot_be_used_stops_the_start_with_one_line(runtime: Path, tmp_path: Path) -> None:
+    """Status 1: it may be there the next time; nothing is started."""
+    made = Certificates(tmp_path)
+    key = made.key.read_bytes()
+    made.issue()
+    replace(made.key, key)
+    config = {"lb": {"listen": f"127.0.0.1:{free_port()}", "admin": f"127.0.0.1:{free_port()}", "tls": made.section}}
+    ended = _lb("--config", written(tmp_path, config), runtime=runtime)
+    assert ended.status == 1
+    [line] = ended.errors
+    assert line == f"lb.tls.key: {made.key} is not the key of the first certificate in {made.certificate}"
 
 
 @pytest.mark.parametrize("key", ["listen", "admin"])

@@ -34,7 +34,8 @@ class Stack:
 
     @property
     def url(self) -> str:
-        return f"http://{self.config['lb']['listen']}"
+        scheme = "https" if self.config["lb"].get("tls", {}).get("certificate") else "http"
+        return f"{scheme}://{self.config['lb']['listen']}"
 
     @property
     def admin_url(self) -> str:

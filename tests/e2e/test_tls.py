@@ -1,0 +1,203 @@
+"""A whole stack that speaks TLS, as a user starts it, with real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import socketio
+import yaml
+from playwright.async_api import async_playwright, expect
+
+from tests.support.certificates import Certificates, replace
+from tests.support.ports import free_port
+from tests.support.stack import Stack, running_stack
+from tests.support.tools import need_chromium, need_page
+from tests.support.waiting import eventually
+
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+
+
+@asynccontextmanager
+async def secured(directory: Path, made: Certificates, nodes: int = 2, **lb: Any) -> AsyncIterator[Stack]:
+    tls = made.section | {"redirect": f"127.0.0.1:{free_port()}"}
+    async with running_stack(directory, nodes=nodes, lb={"tls": tls} | lb, log={"access": True}) as stack:
+        yield stack
+
+
+@asynccontextmanager
+async def client_of(stack: Stack, made: Certificates, **options: Any) -> AsyncIterator[socketio.AsyncClient]:
+    """Connect a real Socket.IO client, which verifies the certificate."""
+    connector = aiohttp.TCPConnector(ssl=made.trust("http/1.1"))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        client = socketio.AsyncClient(http_session=session, reconnection=False)
+        await client.connect(stack.url, **options)
+        try:
+            yield client
+        finally:
+            await client.disconnect()
+
+
+def presented(stack: Stack) -> bytes:
+    """Return the certificate that a new handshake gets, whoever signed it."""
+    host, _, port = stack.config["lb"]["listen"].partition(":")
+    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((host, int(port))))
+
+
+def test_a_socketio_client_goes_from_polling_to_websocket(tmp_path: Path) -> None:
+    """All over TLS, to one node, through the tunnel; the log has its own bytes, and the cookie is Secure."""
+
+    async def main() -> None:
+        made = Certificates(tmp_path)
+        async with secured(tmp_path, made) as stack:
+            async with client_of(stack, made) as client:
+                await eventually(lambda: client.transport() == "websocket")
+                assert [node["tunnels"] for node in await stack.nodes() if node["tunnels"]] == [1]
+                assert {node["path"] for node in await stack.nodes()} == {"tunnel"}
+            async with client_of(stack, made, transports=["polling"]) as client:
+                assert client.transport() == "polling"
+            await eventually(lambda: "websocket closed" in stack.said())
+            [closed] = [line for line in stack.said().splitlines() if "websocket closed" in line]
+            sizes = dict(word.split("=", 1) for word in closed.split() if word.startswith("bytes_"))
+            assert 0 < int(sizes["bytes_in"]) < 200  # a handshake of TLS alone has more
+            async with aiohttp.ClientSession() as session:
+                async with session.get(stack.url, ssl=made.trust()) as answer:
+                    assert answer.headers["Set-Cookie"].endswith("Secure")
+                plain = f"http://{stack.config['lb']['tls']['redirect']}/a?b"
+                async with session.get(plain, allow_redirects=False) as answer:
+                    port = stack.config["lb"]["listen"].partition(":")[2]
+                    assert (answer.status, answer.headers["Location"]) == (308, f"https://127.0.0.1:{port}/a?b")
+
+    asyncio.run(main())
+
+
+def test_a_certificate_is_renewed_under_connected_clients(tmp_path: Path) -> None:
+    """By itself, whatever comes of it: a broken pair is told on every channel, and a good one is used."""
+
+    async def main() -> None:
+        made = Certificates(tmp_path)
+        async with secured(tmp_path, made, workers=2) as stack, client_of(stack, made) as client:
+            await eventually(lambda: client.transport() == "websocket")
+            first = presented(stack)
+
+            good_key = made.key.read_bytes()
+            made.issue()
+            renewed_key = made.key.read_bytes()
+            replace(made.key, good_key)
+            await eventually(lambda: stack.said().count("certificate not reloaded: the one before stays") >= 2)
+            assert await eventually(lambda: _warned(stack, "is not the key of the first certificate"))
+            kinds = {event["kind"] for event in (await stack.get("/api/events"))["events"]}
+            assert "certificate not reloaded: the one before stays" in kinds
+            assert "flotilla_certificate_refused 1.0" in await _metrics(stack)
+            assert presented(stack) == first
+            stack.process.send_signal(signal.SIGHUP)
+            await eventually(lambda: "reload: not applied problem='lb.tls.key: " in stack.said())
+
+            replace(made.key, renewed_key)
+            await eventually(lambda: stack.said().count("certificate reloaded") == 2)
+            assert presented(stack) != first
+            await eventually(lambda: _is_well(stack))
+            assert client.connected
+            assert client.transport() == "websocket"
+
+    asyncio.run(main())
+
+
+def test_sighup_takes_a_renewed_certificate_at_once_and_replaces_nobody(tmp_path: Path) -> None:
+    """What certbot's deploy hook does; the configuration is unchanged."""
+
+    async def main() -> None:
+        made = Certificates(tmp_path)
+        async with secured(tmp_path, made, nodes=1) as stack:
+            children, first = await stack.children(), presented(stack)
+            made.issue()
+            stack.process.send_signal(signal.SIGHUP)
+            await eventually(lambda: "certificate reloaded" in stack.said())
+            assert presented(stack) != first
+            assert await stack.children() == children
+
+    asyncio.run(main())
+
+
+def test_tls_is_switched_on_and_off_and_the_redirect_moves_with_a_reload(tmp_path: Path) -> None:
+    """New workers speak it; a worker that dies is replaced by one that does."""
+
+    async def main() -> None:
+        made = Certificates(tmp_path)
+        async with running_stack(tmp_path, nodes=1) as stack:
+            for number, redirect in enumerate((free_port(), free_port(), None), start=1):
+                tls = made.section | ({"redirect": f"127.0.0.1:{redirect}"} if redirect else {})
+                stack.config["lb"]["tls"] = tls
+                await _reloaded(stack, tmp_path, number)
+                await _answers(stack, made)
+                if redirect:
+                    plain = f"http://127.0.0.1:{redirect}/"
+                    async with aiohttp.ClientSession() as session, session.get(plain, allow_redirects=False) as answer:
+                        assert answer.status == 308
+            stack.kill((await stack.children())["worker-0"]["pid"])
+            await _answers(stack, made)
+            stack.config["lb"]["tls"] = {}
+            await _reloaded(stack, tmp_path, 4)
+            async with aiohttp.ClientSession() as session, session.get(stack.url) as answer:
+                assert answer.status == 200
+
+    asyncio.run(main())
+
+
+def test_the_chat_page_works_in_a_browser(tmp_path: Path) -> None:
+    """By https and wss, and from http by the redirect."""
+    need_page()
+
+    async def main() -> None:
+        made = Certificates(tmp_path)
+        async with secured(tmp_path, made) as stack, async_playwright() as playwright:
+            chromium = await playwright.chromium.launch(executable_path=need_chromium(), args=FLAGS)
+            try:
+                context = await chromium.new_context(ignore_https_errors=True)
+                page = await context.new_page()
+                await page.goto(f"http://{stack.config['lb']['tls']['redirect']}/?name=Ann")
+                assert page.url.startswith(stack.url)
+                await expect(page.get_by_test_id("connection-state")).to_have_attribute("data-state", "connected")
+                await page.get_by_test_id("message-input").fill("Ahoy over TLS")
+                await page.get_by_test_id("send").click()
+                entries = page.get_by_test_id("messages").locator('[data-kind="message"]')
+                await expect(entries.filter(has_text="Ahoy over TLS")).to_have_count(1)
+                await eventually(lambda: _has_tunnel(stack))
+            finally:
+                await chromium.close()
+
+    asyncio.run(main())
+
+
+async def _has_tunnel(stack: Stack) -> bool:
+    return any(node["tunnels"] for node in await stack.nodes())
+
+
+async def _warned(stack: Stack, part: str) -> bool:
+    return any(part in warning for warning in (await stack.get("/healthz"))["warnings"])
+
+
+async def _is_well(stack: Stack) -> bool:
+    return not (await stack.get("/healthz"))["warnings"]
+
+
+async def _metrics(stack: Stack) -> str:
+    async with aiohttp.ClientSession() as session, session.get(f"{stack.admin_url}/metrics") as answer:
+        return await answer.text()
+
+
+async def _reloaded(stack: Stack, directory: Path, times: int) -> None:
+    (directory / "config.yaml").write_text(yaml.safe_dump(stack.config), encoding="utf-8")
+    stack.process.send_signal(signal.SIGHUP)
+    await eventually(lambda: stack.said().count("reload: done") == times, within_s=30, what="the reload is done")
+
+
+async def _answers(stack: Stack, made: Certificates) -> None:
+    async with aiohttp.ClientSession() as session, session.get(stack.url, ssl=made.trust()) as answer:
+        assert answer.status == 200
