@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.docker.files import DOCKER
 from tests.support.balancer import upgrade_request
+from tests.support.certificates import Certificates
 from tests.support.stack import Stack, running_stack
 from tests.support.waiting import eventually
 
@@ -35,6 +36,11 @@ def queries() -> Iterator[str]:
     for panel in panels():
         yield from (target["expr"] for target in panel["targets"])
     yield from (each["query"]["query"] for each in DASHBOARD["templating"]["list"] if each["type"] == "query")
+    yield from alerting()
+
+
+def alerting() -> Iterator[str]:
+    """Yield every query of the alerts."""
     yield from (rule["expr"] for group in ALERTS["groups"] for rule in group["rules"])
 
 
@@ -84,15 +90,19 @@ def test_every_metric_and_label_that_is_asked_for_is_in_a_real_answer(tmp_path: 
             await eventually(lambda: _has(stack, "flotilla_rejected_total"), what="what was refused is counted")
             await eventually(lambda: _has(stack, "flotilla_handoff_closes_total"), what="who went is counted")
             found = await measured(stack)
-            missing = []
-            for query in queries():
-                names = list(asked(query))
-                assert names, f"no metric found in {query}"
-                for name, labels in names:
-                    has = (found | OF_PROMETHEUS).get(name)
-                    if has is None or labels - has - ADDED_BY_SCRAPING:
-                        missing.append((query, name, sorted(labels)))
-            assert missing == []
+        directory = tmp_path / "tls"
+        directory.mkdir()
+        async with running_stack(directory, nodes=1, lb={"tls": Certificates(directory).section}) as stack:
+            found = await measured(stack) | found
+        missing = []
+        for query in queries():
+            names = list(asked(query))
+            assert names, f"no metric found in {query}"
+            for name, labels in names:
+                has = (found | OF_PROMETHEUS).get(name)
+                if has is None or labels - has - ADDED_BY_SCRAPING:
+                    missing.append((query, name, sorted(labels)))
+        assert missing == []
 
     asyncio.run(main())
 
