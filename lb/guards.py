@@ -1,6 +1,7 @@
 """What a request must keep to before any node hears of it (docs/guards.md).  Pure.
 
-Both ways of a request ask here, the short one (lb/express.py) and the long one (lb/front.py), so that they agree.
+All ways of a request ask here, the short ones (lb/express.py, lb/shuttle.py) and the long one (lb/front.py): so they
+agree.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})  # RFC 9110 9.2.1
 
 @dataclass(frozen=True)
 class HeadLimits:
-    """How much of a head is read.  A parser is given `line_bytes` and `fields`; `bytes` we count ourselves."""
+    """How much of a head is read.  aiohttp's parser is given `line_bytes` and `fields`; `bytes` we count ourselves."""
 
     bytes: int
     fields: int
@@ -44,6 +45,13 @@ class HeadLimits:
     @property
     def line_bytes(self) -> int:
         return min(self.bytes, MOST_LINE_BYTES)
+
+    def check(self, method: str, target: str, headers: Headers) -> None:
+        """Raise HeadTooLarge for a head that is."""
+        if len(headers) > self.fields:
+            raise HeadTooLarge(f"more than {self.fields} fields")
+        if _head_size(method, target, headers) > self.bytes:
+            raise self.too_large()
 
     def too_large(self) -> HeadTooLarge:
         return HeadTooLarge(f"more than {self.bytes} bytes")
@@ -102,8 +110,7 @@ class Guards:
         Raises HeadTooLarge, BadRequest, OriginRefused, UpgradeRefused, BodyTooLarge, or at last TooManyRequests: what
         is refused for another reason takes nothing from the address's rate, but ends its connection.
         """
-        if _head_size(method, target, headers) > self.head.bytes:
-            raise self.head.too_large()
+        self.head.check(method, target, headers)
         if self._origins is not None:
             self._check_origin(self._origins, method, headers, client)
         if self._refuses_upgrades:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 MOST_ADDRESSES = 65_536
-"""Buckets in each of two generations, some 12 MB.  When there are more, those not used for longest are forgotten.
+"""Buckets in each of two generations, some 15 MB.  When there are more, those not used for longest are forgotten.
 
 Whoever has that many addresses gains nothing by it: each of them has a full burst to begin with.
 """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -12,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from cluster import logs
 from lb.downstream import Downstream
 from lb.guards import MOST_LINE_BYTES
 from tests.lb.conftest import Run
+from tests.support.access_lines import Lines
 from tests.support.backends import OK, Backend, Conversation, answering, backend, tunnel_echo
 from tests.support.balancer import Balancer, Caller, balancer, upgrade_request
 from tests.support.handing import adopting_node, echoes, hands_over
@@ -132,6 +131,30 @@ def test_as_many_fields_as_can_be_allowed_reach_a_node(run: Run, tmp_path: Path,
     async def main() -> None:
         async with guarded(tmp_path, way, max_headers=120) as front:
             await upgraded(await asked(front, with_fields(120), way))
+
+    run(main)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+@pytest.mark.parametrize("way", ["short", "long"], indirect=True)
+def test_a_plain_request_is_held_to_the_same_limits(run: Run, tmp_path: Path, way: str, more: int) -> None:
+    """On a connection that was taken at one look, and on one that came in pieces."""
+
+    async def main() -> None:
+        async with guarded(tmp_path, way, max_headers=12, max_head_bytes=2000) as front:
+            many = GET[:-2] + b"X: a\r\n" * (11 + more) + b"\r\n"
+            large = GET[:-2] + b"X: " + b"a" * (2000 + more - len(GET) - 5) + b"\r\n\r\n"
+            for request in (many, large):
+                await eventually(lambda: front.front.connections == 0)
+                caller = await asked(front, GET, way)
+                assert b" 200 " in (await caller.answer())[0]
+                caller.send(request)
+                if more:
+                    await refused(caller, 431)
+                else:
+                    assert b" 200 " in (await caller.answer())[0]
+                    caller.close()
+            assert front.metrics.totals.rejected == ({"head_size": 2} if more else {})
 
     run(main)
 
@@ -522,11 +545,8 @@ def test_websocket_beside_something_else_is_a_websocket_unless_that_is_refused(
     run(main)
 
 
-def test_each_refusal_has_its_line_in_the_access_log(
-    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_each_refusal_has_its_line_in_the_access_log(run: Run, tmp_path: Path, lines: Lines) -> None:
     """Whoever looks for a client that complains finds it."""
-    caplog.set_level(logging.INFO, logs.ACCESS)
 
     async def main() -> None:
         limits: dict[str, Any] = {
@@ -548,11 +568,8 @@ def test_each_refusal_has_its_line_in_the_access_log(
                 await refused(await asked(front, request), status)
             for _ in range(2):
                 await (await asked(front, GET)).answer()
-            await eventually(lambda: len(statuses()) == 7)
-            assert statuses() == [*(status for status, _ in requests), 200, 429]
-
-    def statuses() -> list[int]:
-        return [record.__dict__["status"] for record in caplog.records if record.name == logs.ACCESS]
+            await lines.line(7)
+            assert [line["status"] for line in lines.lines] == [*(status for status, _ in requests), 200, 429]
 
     run(main)
 

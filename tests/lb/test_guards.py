@@ -65,6 +65,12 @@ def test_a_head_is_as_large_as_it_is_on_the_wire(method: str, target: str, more:
     assert found is (HeadTooLarge if more > 0 else None)
 
 
+@pytest.mark.parametrize(("count", "found"), [(19, None), (20, None), (21, HeadTooLarge)])
+def test_a_head_has_so_many_fields(count: int, found: type[BalancerError] | None) -> None:
+    """Host is one of them; a parser that has no such limit is in order."""
+    assert refusal(guards(max_headers=20), *[(b"X", b"a")] * (count - 1)) is found
+
+
 def test_a_line_is_no_longer_than_nodes_read_nor_than_the_head_may_be() -> None:
     """A parser is told the smaller one."""
     assert HeadLimits(32_768, 100).line_bytes == MOST_LINE_BYTES

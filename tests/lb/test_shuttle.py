@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import cast
 
 import pytest
 
-from cluster import logs
 from lb.shuttle import MOST_HELD_BYTES, Shuttle
 from tests.lb.conftest import Run
+from tests.support.access_lines import Lines
 from tests.support.backends import OK, Backend, Conversation, answering, backend, hanging
 from tests.support.balancer import Balancer, Caller, balancer
 from tests.support.exchanges import get, through
@@ -301,9 +300,8 @@ def test_answers_that_have_no_body(run: Run) -> None:
     through(run, talk, check)
 
 
-def test_a_client_that_leaves_takes_its_request_along(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_that_leaves_takes_its_request_along(run: Run, lines: Lines) -> None:
     """The node's connection ends, so that a long poll ends with its client; the access log has a 499."""
-    caplog.set_level(logging.INFO, logs.ACCESS)
 
     async def main() -> None:
         async with hanging() as node, balancer(node.port) as lb:
@@ -317,13 +315,12 @@ def test_a_client_that_leaves_takes_its_request_along(run: Run, caplog: pytest.L
             assert lb.node().exchanges == 0
 
     run(main)
-    (record,) = [record for record in caplog.records if record.name == logs.ACCESS]
-    assert (record.status, record.target, record.bytes_out) == (499, "/wait", 0)  # type: ignore[attr-defined]
+    (line,) = lines.lines
+    assert (line["status"], line["target"], line["bytes_out"]) == (499, "/wait", 0)
 
 
-def test_an_exchange_is_a_line_in_the_access_log(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exchange_is_a_line_in_the_access_log(run: Run, lines: Lines) -> None:
     """The same line as of the long way."""
-    caplog.set_level(logging.INFO, logs.ACCESS)
 
     async def talk(conversation: Conversation, head: bytes) -> None:
         if b"POST" in head:
@@ -336,7 +333,7 @@ def test_an_exchange_is_a_line_in_the_access_log(run: Run, caplog: pytest.LogCap
         assert await ask(caller, get("/b", "TE: trailers")) == b"ok"
 
     through(run, talk, check)
-    short, long = [vars(record) for record in caplog.records if record.name == logs.ACCESS]
+    short, long = lines.lines
     assert (short["method"], short["target"]) == ("POST", "/a?token=***")
     assert (short["node"], short["status"], short["bytes_in"]) == ("n0", 200, 3)
     assert short["bytes_out"] == long["bytes_out"]
