@@ -16,11 +16,12 @@ from typing import Any
 import redis.asyncio as redis
 
 from cluster import handoff, lifecycle
-from cluster.config import NO_REDIS, Config
+from cluster.config import NO_REDIS, Config, Endpoint
 from cluster.config_file import Loaded
 from cluster.errors import StartError
 from cluster.host import host_id, slot_name
 from cluster.keys import Keys
+from cluster.listening import listen
 from cluster.member import NodeRecord
 from cluster.orders import Orders
 from cluster.redis_link import REDIS_AWAY, connection, reason_of, without_password
@@ -35,7 +36,7 @@ from node.announce import SIGN_OFF_S, Announcer, advertised_host, report_metrics
 from node.arrival import finish_adopted
 from node.company import Company
 from node.directory import RedisDirectory
-from node.door import Door, listen
+from node.door import Door
 from node.draining import Draining, OrderBook
 from node.healthz import add_healthz
 from node.loading import one_line, users_traceback
@@ -86,7 +87,7 @@ async def serve(options: NodeOptions, sio: Server, stopping: asyncio.Event) -> i
 async def _built(options: NodeOptions, sio: Server, stack: AsyncExitStack) -> _Node:
     config = options.loaded.config
     url = None if config.redis == NO_REDIS else config.redis
-    listener = listen(options.host, options.port)
+    listener = listen(Endpoint(options.host, options.port), "--host, --port")
     stack.callback(listener.close)
     port = listener.getsockname()[1]
     link = None

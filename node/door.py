@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 
 from aiohttp import web
 
-from cluster.errors import StartError
+from cluster.listening import BACKLOG
 
 log = logging.getLogger(__name__)
-
-BACKLOG = 1024
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on `host`:`port`; port 0 lets the kernel choose.  Raises StartError, one line."""
-    where = f"{host}:{port}"
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(
-            address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=host == "::" and socket.has_dualstack_ipv6()
-        )
-    except socket.gaierror as exc:
-        raise StartError(f"cannot listen on {where}: no such address: {exc.strerror}") from None
-    except OSError as exc:
-        if exc.errno == errno.EADDRINUSE:
-            raise StartError(f"cannot listen on {where}: the port is in use; choose another with --port") from None
-        raise StartError(f"cannot listen on {where}: {exc.strerror}") from None
 
 
 class Door:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 from cluster.redis_link import REDIS_AWAY, reason_of
-from node.pace import rest
+from node.pace import rest_until
 from node.roster import Device
 
 log = logging.getLogger(__name__)
@@ -80,12 +80,7 @@ class OwnPart:
             for question in asked:
                 if not question.done():
                     question.set_result(None)
-            await rest(began)
-            try:
-                async with asyncio.timeout(self._refresh_s):
-                    await self._stirred.wait()
-            except TimeoutError:
-                pass  # time to look after it
+            await rest_until(began, self._stirred, self._refresh_s)
 
     async def withdraw(self) -> None:
         """Take it away: this node leaves.  Without Redis the registry's lease does it."""

@@ -11,6 +11,16 @@ REST = 4
 together, and a crowd that arrives cannot take more than a part of the node's time."""
 
 
+async def rest_until(began: float, stirred: asyncio.Event, within_s: float) -> None:
+    """Rest after work that began then, and go on when something has `stirred`, or when `within_s` have passed."""
+    await rest(began)
+    try:
+        async with asyncio.timeout(within_s):
+            await stirred.wait()
+    except TimeoutError:
+        return  # time to look all the same
+
+
 async def rest(began: float, spacing_s: float = SPACING_S) -> None:
     """Rest after work that began at that time of the running loop's clock; at least `spacing_s`."""
     worked_s = asyncio.get_running_loop().time() - began

@@ -21,7 +21,7 @@ import orjson
 
 from cluster.redis_link import REDIS_AWAY, reason_of
 from node.own_part import OwnPart, Target
-from node.pace import SPACING_S, rest
+from node.pace import SPACING_S, rest, rest_until
 from node.parts import Delta, device_from, entry_of
 from node.replicas import Replicas, Source
 from node.roster import Attendance, Change, Device, Roster, Seat
@@ -238,12 +238,7 @@ class Presence:
             for question in asked:
                 if not question.done():
                     question.set_result(None)
-            await rest(began)
-            try:
-                async with asyncio.timeout(self._refresh_s):
-                    await replicas.due.wait()
-            except TimeoutError:
-                pass  # time for a look
+            await rest_until(began, replicas.due, self._refresh_s)
 
     async def _keep_telling(self) -> None:
         loop = asyncio.get_running_loop()

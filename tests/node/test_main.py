@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import redis.asyncio as redis
 
-from cluster.config import Config
+from cluster.config import Config, Endpoint
 from cluster.keys import Keys
 from cluster.member import NodeRecord
 from cluster.redis_link import connection
@@ -105,7 +105,7 @@ def test_a_port_in_use_is_one_line_and_status_1(tmp_path: Path, host: str) -> No
         port = taken.getsockname()[1]
         status, lines = fails(tmp_path, "--redis", "none", "--host", host, "--port", str(port))
     assert status == 1
-    assert f"cannot listen on {host}:{port}: the port is in use" in lines[-1]
+    assert f"--host, --port: {Endpoint(host, port)} is in use by another process" in lines[-1]
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
@@ -113,7 +113,7 @@ def test_an_address_that_is_not_ours_is_one_line(tmp_path: Path, host: str) -> N
     """192.0.2.0/24 is TEST-NET-1 (RFC 5737), .invalid never resolves (RFC 6761)."""
     status, lines = fails(tmp_path, "--redis", "none", "--host", host, "--port", "0")
     assert status == 1
-    assert f"cannot listen on {host}:0" in lines[-1]
+    assert f"--host, --port: {Endpoint(host, 0)}" in lines[-1]
 
 
 def test_without_a_redis_and_without_a_secret_it_does_not_start(tmp_path: Path) -> None:

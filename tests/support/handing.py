@@ -18,21 +18,14 @@ from cluster.handoff import Closed, Handoff, Message, message_in
 from node.adoption import Adoption
 from node.arrival import finish_adopted
 from tests.support.balancer import Balancer, Caller
+from tests.support.websockets import BINARY, FIN, client_frame
 
 MASK = b"\x11\x22\x33\x44"
 
 
-def frame(payload: bytes, opcode: int = 2) -> bytes:
-    """Return a client's frame (RFC 6455 5.2): masked, final; binary unless told."""
-    if len(payload) < 126:
-        size = bytes([0x80 | len(payload)])
-    elif len(payload) < 65_536:
-        size = bytes([0xFE]) + len(payload).to_bytes(2, "big")
-    else:
-        size = bytes([0xFF]) + len(payload).to_bytes(8, "big")
-    key = (MASK * (len(payload) // 4 + 1))[: len(payload)]
-    masked = (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(len(payload), "big")
-    return bytes([0x80 | opcode]) + size + MASK + masked
+def frame(payload: bytes, opcode: int = BINARY) -> bytes:
+    """Return a client's frame, masked and final; binary unless told."""
+    return client_frame(FIN | opcode, payload, mask=MASK)
 
 
 async def payload_from(reader: asyncio.StreamReader) -> bytes:

@@ -15,8 +15,9 @@ FIN, RSV1 = 0x80, 0x40
 
 
 def masked(payload: bytes, mask: bytes) -> bytes:
-    """Return `payload` under `mask` (RFC 6455 5.3), slowly and by the book."""
-    return bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
+    """Return `payload` under `mask` (RFC 6455 5.3)."""
+    key = (mask * (len(payload) // 4 + 1))[: len(payload)]
+    return (int.from_bytes(payload, "big") ^ int.from_bytes(key, "big")).to_bytes(len(payload), "big")
 
 
 def client_frame(first: int, payload: bytes = b"", *, mask: bytes | None = b"\x00\x00\x00\x00") -> bytes:
