@@ -187,7 +187,7 @@ class Lb(Section):
     """AUTO stands for `auto`: as many as cluster/host.py finds CPUs."""
     handoff: Literal["auto", "never"] = "auto"
     traceparent: Literal["make", "pass"] = "make"
-    """Whether a request that comes without one gets one (W3C Trace Context); see lb/trace.py."""
+    """Whether a request that comes without one gets one (W3C Trace Context); see cluster/trace.py."""
     stickiness: Annotated[Stickiness, Field(strict=False)] = Stickiness.COOKIE
     balance: Annotated[Balance, Field(strict=False)] = Balance.LEAST_CONNECTIONS
     cookie: Cookie = Cookie()

@@ -16,11 +16,9 @@ from itertools import islice
 from urllib.parse import unquote
 
 from cluster.config import Config, Cookie
+from cluster.proxies import TrustedProxies, parse_address
 from cluster.tag import mac, slot_of
 from lb.headers import Headers, values
-
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _PURPOSE = "cookie"
 
@@ -102,63 +100,6 @@ def set_cookie(name: str, attributes: Cookie, slot: str, secret: bytes) -> str:
     if attributes.secure:
         parts.append("Secure")
     return "; ".join(parts)
-
-
-@lru_cache(maxsize=4096)
-def parse_address(text: str) -> IPAddress | None:
-    """Read an address as X-Forwarded-For may give it: with a port, in brackets, IPv4 mapped into IPv6."""
-    text = text.strip().strip('"')
-    if text.startswith("["):
-        text = text[1:].partition("]")[0]
-    elif text.count(":") == 1:
-        text = text.partition(":")[0]
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
-
-
-@lru_cache(maxsize=4096)
-def canonical(address: str) -> str:
-    """Return `address` as everybody writes it; what is none, unchanged."""
-    return str(parse_address(address) or address)
-
-
-@dataclass(frozen=True)
-class TrustedProxies:
-    """Whose X-Forwarded-For we believe (`lb.trusted_proxies`)."""
-
-    networks: tuple[IPNetwork, ...] = ()
-
-    @classmethod
-    def of(cls, networks: Sequence[str]) -> TrustedProxies:
-        return cls(tuple(ipaddress.ip_network(network, strict=False) for network in networks))
-
-    def __contains__(self, address: IPAddress | None) -> bool:
-        return address is not None and any(address in network for network in self.networks)
-
-    def client_of(self, peer: str, forwarded_for: Sequence[bytes]) -> str:
-        """Return the client's address: the peer's, or if that is trusted the rightmost one that is not.
-
-        Each proxy appends whom it saw, so from the right every entry is as good as the proxy that wrote it.  What
-        cannot be read ends the walk: the last address that could be is the client.
-        """
-        if not self.networks:
-            return canonical(peer)
-        seen = parse_address(peer)
-        if seen not in self:
-            return canonical(peer)
-        entries = b",".join(forwarded_for).decode("latin-1").split(",")
-        for entry in reversed(entries):
-            address = parse_address(entry)
-            if address is None:
-                break
-            seen = address
-            if address not in self:
-                break
-        return str(seen)
 
 
 @lru_cache(maxsize=4096)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
-from lb.affinity import TrustedProxies, canonical, parse_address
+from cluster.proxies import TrustedProxies, canonical, parse_address
 from lb.arrived import Arrived
 from lb.errors import OUR_LIMITS, BadRequest, Overloaded, TooManyConnections
 from lb.limits import Admission

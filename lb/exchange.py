@@ -13,11 +13,11 @@ from aiohttp.http import StreamWriter
 from aiohttp.streams import StreamReader
 from aiohttp.web import BaseRequest
 
+from cluster.trace import trace_id
 from lb.access import Asked
 from lb.affinity import Client
 from lb.begun import Begun
 from lb.headers import Headers, Via, asks_for_unknown
-from lb.trace import trace_id
 
 
 @dataclass(frozen=True)

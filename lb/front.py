@@ -17,8 +17,10 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web import BaseRequest
 
 from cluster.config import Config
+from cluster.proxies import TrustedProxies
+from cluster.trace import made
 from lb.access import AccessLog
-from lb.affinity import Recogniser, TrustedProxies, set_cookie
+from lb.affinity import Recogniser, set_cookie
 from lb.arrivals import Arrivals, defer_accept
 from lb.crowd import Crowd
 from lb.downstream import LINGER_S, Downstream, DownstreamLimits
@@ -40,7 +42,6 @@ from lb.route import Router
 from lb.shuttle import take_over
 from lb.strict import read_strictly
 from lb.tls import Tls
-from lb.trace import made
 from lb.tunnel import TunnelMetrics, Tunnels
 from lb.turnstile import Turnstile
 from lb.upgrade import Upgrades

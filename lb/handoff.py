@@ -245,7 +245,7 @@ class Handoffs:
         self._metrics.handed_over_closed(name, seconds, None if end is None or end.by is By.MOVED else end.code)
         self._ended(address)
         if opened is not None and end is not None:
-            self._access.handed_over_closed(opened, name, seconds, end)
+            opened.closed(name, seconds, end)
 
     def _drop(self, link: _Link, reason: str, *, died: bool = False) -> None:
         """Part with a link.  If its node `died`, so have the connections that it had; else they go on."""

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from cluster.trace import PARENT, STATE, is_valid
 from lb.errors import NodeFailed
-from lb.trace import PARENT, STATE, is_valid
 
 Headers = Sequence[tuple[bytes, bytes]]
 """Names and values as received."""
@@ -37,7 +37,7 @@ class Via:
     peer: str
     trusted: bool
     trace: bytes = b""
-    """The traceparent of a request that brings none, or none that is valid; empty: it stays without (lb/trace.py)."""
+    """The traceparent of a request that brings none, or none that is valid; empty: it stays without."""
     secure: bool = False
     """It came over TLS, which ends here."""
 

@@ -9,7 +9,7 @@ import ipaddress
 import struct
 from dataclasses import dataclass
 
-from lb.affinity import canonical
+from cluster.proxies import canonical
 from lb.errors import BadRequest
 
 _SIGNATURE = b"\r\n\r\n\0\r\nQUIT\n"

@@ -16,7 +16,7 @@ from typing import cast
 from aiohttp.http import StreamWriter
 from aiohttp.web import BaseRequest
 
-from lb.affinity import TrustedProxies
+from cluster.proxies import TrustedProxies
 from lb.arrivals import Arrivals, Straight, defer_accept
 from lb.downstream import Downstream, DownstreamLimits
 from lb.downstreams import Downstreams

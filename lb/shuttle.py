@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
+from cluster.trace import PARENT
 from lb import plain
 from lb.access import Asked
 from lb.affinity import Client
@@ -25,7 +26,6 @@ from lb.exchange import abort
 from lb.headers import Headers, field_lines, onward_fields
 from lb.pool import Node
 from lb.route import By, Choice
-from lb.trace import PARENT
 from lb.trip import Trip
 from lb.yard import Expiring, Yard
 

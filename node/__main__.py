@@ -37,7 +37,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config = _overridden(given, arguments)
     base = (arguments.base or loaded.base).resolve()
     port = given.nodes.first_port if arguments.port is None else arguments.port
-    logs.set_up(arguments.name or f"n{port}", config.log.level, config.log.format)
+    logs.set_up(arguments.name or f"n{port}", config.log.level, config.log.format, access=config.log.access)
     if arguments.redis is None and given.redis == EMBEDDED and not arguments.check:
         log.info("redis: embedded belongs to a supervisor; running alone")
 

@@ -11,16 +11,17 @@ import logging
 import os
 import socket
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from aiohttp import web
 
-from cluster import handoff, tcp_info
-from cluster.ends import By, End
+from cluster import handoff
+from cluster.ends import End
 from cluster.handoff import BadPacket, Closed, Handoff, Refused, Taken
+from cluster.proxies import TrustedProxies
 from node.arrival import Arrival, Shortcut
-from node.farewell import Fate, lost
+from node.farewell import lost
+from node.held import Held
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +34,21 @@ AT_ONCE = 64
 
 
 class Adoption:
-    """The handoff socket of one node, at `path` in a directory that only our user can enter."""
+    """The handoff socket of one node, at `path` in a directory that only our user can enter.
+
+    `proxies` are those that the balancer trusts.
+    """
 
     def __init__(
-        self, path: Path, server: web.Server, tasks: asyncio.TaskGroup, shortcut: Shortcut | None = None
+        self,
+        path: Path,
+        server: web.Server,
+        tasks: asyncio.TaskGroup,
+        shortcut: Shortcut | None = None,
+        proxies: TrustedProxies = TrustedProxies(),  # noqa: B008  frozen
     ) -> None:
         self.path = path
+        self.node, self.proxies = path.stem, proxies
         self._server = server
         self._shortcut = shortcut
         self._tasks = tasks
@@ -116,7 +126,7 @@ class Adoption:
         self._tasks.create_task(self._adopt(given, sock, link))
 
     async def _adopt(self, given: Handoff, sock: socket.socket, link: _Link) -> None:
-        held = _Held(self, link, given.id, sock)
+        held = Held(self, link, given, sock)
         arrival = Arrival(self._server, self._shortcut, given, held.ended)
         try:
             await self._loop.connect_accepted_socket(lambda: arrival, sock)
@@ -124,36 +134,6 @@ class Adoption:
             log.info("connection lost while it was handed over", extra={"reason": exc.strerror})
             held.ended(lost(exc))
             sock.close()
-
-
-class _Held:
-    """What is kept for a connection that was handed over: to say that it has ended."""
-
-    __slots__ = ("_adoption", "_link", "_number", "_sock")
-
-    def __init__(self, adoption: Adoption, link: _Link, number: int, sock: socket.socket) -> None:
-        self._adoption = adoption
-        self._link = link
-        self._number = number
-        self._sock = sock
-
-    def ended(self, fate: Fate) -> None:
-        """The connection is gone, or another process': it is counted no more, and the worker hears of it."""
-        self._adoption.count -= 1
-        received, sent = self._carried(fate)
-        self._link.ended(End(self._number, fate.code, fate.by, received, sent))
-        if fate.by is By.MOVED:
-            return
-        # Others may still hold a copy: a worker that was stopped, or a node that was asked first and hangs.
-        with suppress(OSError):  # the client was faster
-            self._sock.shutdown(socket.SHUT_RDWR)
-
-    def _carried(self, fate: Fate) -> tuple[int, int] | tuple[None, None]:
-        try:
-            counts = tcp_info.counted(self._sock)
-        except OSError:  # it is closed: it could not even be taken over
-            return None, None
-        return (None, None) if counts is None else (counts.received(ended=not fate.was_reset), counts.left)
 
 
 class _Link:
@@ -165,6 +145,8 @@ class _Link:
         self._loop = loop
         self._ended: list[End] = []
         self._flushing = self._waiting = self._closed = False
+        self.is_widowed = False
+        """Whether the worker has gone: nobody else writes the last lines of what it gave us."""
         loop.add_reader(sock, self._on_readable)
 
     def close(self) -> None:
@@ -175,6 +157,10 @@ class _Link:
         self._loop.remove_writer(self._sock)
         self._sock.close()
         self._adoption.forget(self)
+
+    def _lose(self) -> None:
+        self.is_widowed = True
+        self.close()
 
     def ended(self, end: End) -> None:
         """Report the end of a connection: together with those that end in the same turn of the event loop."""
@@ -195,10 +181,10 @@ class _Link:
                 return
             except OSError as exc:
                 log.warning("handoff link lost", extra={"reason": exc.strerror})
-                self.close()
+                self._lose()
                 return
             if not packet:
-                self.close()  # The worker ended; what it gave us is ours.
+                self._lose()  # The worker ended; what it gave us is ours.
                 return
             self._take(packet, descriptors)
 
@@ -250,7 +236,7 @@ class _Link:
                 log.warning("handoff not answered: the worker does not read", extra={"reason": exc.strerror})
             else:
                 log.info("handoff link lost", extra={"reason": exc.strerror})
-                self.close()
+                self._lose()
             return False
         return True
 
@@ -267,7 +253,7 @@ class _Link:
                 return
             except OSError as exc:
                 log.info("handoff link lost", extra={"reason": exc.strerror})
-                self.close()
+                self._lose()
                 return
             del self._ended[: len(some)]
 

@@ -24,6 +24,7 @@ from cluster.keys import Keys
 from cluster.listening import listen
 from cluster.member import NodeRecord
 from cluster.orders import Orders
+from cluster.proxies import TrustedProxies
 from cluster.redis_link import REDIS_AWAY, connection, reason_of, without_password
 from cluster.registry import Registry
 from cluster.rundir import RunDir
@@ -238,7 +239,9 @@ class _Node:
         sio = self._sio
         # A middleware of the application's must see each request.
         shortcut = None if sio.web.middlewares else Shortcut(sio.eio.intake, sio.eio.path)
-        adoption = Adoption(handoff.socket_path(run_dir, self._info.name), self._door.server, group, shortcut)
+        path = handoff.socket_path(run_dir, self._info.name)
+        proxies = TrustedProxies.of(self._config.lb.trusted_proxies)
+        adoption = Adoption(path, self._door.server, group, shortcut, proxies)
         try:
             adoption.open()
         except OSError as exc:

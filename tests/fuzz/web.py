@@ -13,15 +13,14 @@ from aiohttp.http import RawRequestMessage, RawResponseMessage
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, HttpResponseParser
 
+from cluster.access import MASK, PLAIN
+from cluster.access import masked as masked_target
+from cluster.proxies import TrustedProxies, canonical, parse_address
 from cluster.tag import new_sid, shown_slot_of, slot_of, tag_of
-from lb.access import MASK, PLAIN
-from lb.access import masked as masked_target
+from cluster.trace import is_valid, trace_id
 from lb.affinity import (
-    TrustedProxies,
-    canonical,
     cookie_value,
     masked,
-    parse_address,
     slot_in_cookies,
     slot_in_query,
 )
@@ -29,7 +28,6 @@ from lb.errors import BadRequest, NodeFailed
 from lb.headers import Headers, Via, answer_head, framing, request_head, tokens, values
 from lb.proxy_protocol import read_header
 from lb.strict import check_answer, read_strictly
-from lb.trace import is_valid, trace_id
 from tests.fuzz.harness import Harness
 
 SECRET = b"of-a-fuzzer"
@@ -260,7 +258,7 @@ HARNESSES = (
     Harness(
         "request",
         check_request,
-        ("lb.strict", "lb.headers", "lb.trace"),
+        ("lb.strict", "lb.headers", "cluster.trace"),
         (*_METHODS, b"/", b"/x?y", b"http://b/", b"*", b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", *_FIELDS, *_MORE),
         (
             b"GET /x?y HTTP/1.1\r\nHost: a\r\nConnection: x-y\r\nX-Y: 1\r\n\r\n",
@@ -308,14 +306,14 @@ HARNESSES = (
     Harness(
         "access log",
         check_logged,
-        ("lb.access",),
+        ("cluster.access",),
         (b"/", b"?", b"&", b"=", b"#", b"EIO=4", b"sid=x", b"token=secret", b";", b"%3d"),
         (b"/x?EIO=4&transport=polling&sid=abc&token=s=t",),
     ),
     Harness(
         "trace",
         check_trace,
-        ("lb.trace",),
+        ("cluster.trace",),
         (b"00-", b"01-", b"ff-", b"0af7651916cd43dd8448eb211c80319c-", b"b7ad6b7169203331-", b"01", b"0", b"-", b"\n"),
         (b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", b"01-" + b"1" * 32 + b"-" + b"2" * 16 + b"-00-x"),
     ),

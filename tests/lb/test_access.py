@@ -11,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster import logs
+from cluster.access import Asked, masked
 from cluster.handoff import Taken
-from lb.access import masked
+from cluster.proxies import TrustedProxies, parse_address
+from cluster.trace import made
+from lb.access import AccessLog
+from lb.headers import Via, request_head
 from tests.lb.conftest import Run
 from tests.support.access_lines import Lines
 from tests.support.backends import OK, Conversation, answering, backend, hanging, tunnel_echo
@@ -47,6 +51,36 @@ def test_no_value_gets_through(name: str, value: str) -> None:
     """Whatever its name."""
     if name not in ("EIO", "transport", "t", "j", "b64") and not set(name + value) & set("&=?"):
         assert value not in masked(f"/?{name}={value}").removeprefix(f"/?{name}")
+
+
+ADDRESSES = st.sampled_from(["203.0.113.9", "10.0.0.1", "10.9.9.9", "::ffff:192.0.2.1", "nonsense", "", "fd00::1"])
+TRACES = st.sampled_from([f"00-{TRACE}-b7ad6b7169203331-01".encode(), b"00-0-0-0", b""])
+HEADERS = st.lists(
+    st.one_of(
+        st.tuples(st.just(b"X-Forwarded-For"), st.lists(ADDRESSES, max_size=3).map(", ".join).map(str.encode)),
+        st.tuples(st.sampled_from([b"traceparent", b"Traceparent"]), TRACES),
+        st.tuples(st.just(b"Host"), st.just(b"h")),
+    ),
+    max_size=5,
+)
+
+
+@given(HEADERS, st.sampled_from(["203.0.113.9", "10.0.0.1", "fd00::2"]), st.sampled_from([made(), b""]))
+def test_a_node_reads_off_the_rewritten_head_what_the_balancer_has_said(
+    headers: list[tuple[bytes, bytes]], peer: str, trace: bytes
+) -> None:
+    """Client, method, target and trace of the last line are those of the first, whoever writes it."""
+    proxies = TrustedProxies.of(["10.0.0.0/8", "fd00::/8"])
+    via = Via(peer, parse_address(peer) in proxies, trace)
+    head = request_head("GET", "/x?sid=1&EIO=4", headers, via, host="n:1", websocket=True)
+    said = AccessLog(proxies).asked("GET", "/x?sid=1&EIO=4", headers, via)
+    assert Asked.of_head(head + b"early", proxies) == said
+
+
+@pytest.mark.parametrize("received", [b"", b"GET / HTTP/1.1\r\nHost: h\r\n", b"GET\r\n\r\n", b"\r\n\r\n"])
+def test_what_is_no_whole_head_has_no_line(received: bytes) -> None:
+    """A balancer of ours never hands that over."""
+    assert Asked.of_head(received, TrustedProxies()) is None
 
 
 def test_an_exchange_is_one_line(run: Run, lines: Lines) -> None:

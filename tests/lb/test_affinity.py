@@ -7,15 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.config import Config, Cookie
+from cluster.proxies import TrustedProxies, canonical, parse_address
 from cluster.tag import tag_of
 from lb.affinity import (
     MOST_COOKIES,
     Recogniser,
-    TrustedProxies,
-    canonical,
     cookie_value,
     masked,
-    parse_address,
     set_cookie,
     slot_in_cookies,
     slot_in_query,
@@ -129,6 +127,7 @@ PROXIES = TrustedProxies.of(["10.0.0.0/8", "fd00::/8"])
         ("10.0.0.1", [b"6.6.6.6, 198.51.100.7, 10.2.2.2"], "198.51.100.7"),
         ("10.0.0.1", [b"6.6.6.6", b"198.51.100.7:99"], "198.51.100.7"),
         ("10.0.0.1", [b"10.3.3.3, 10.2.2.2"], "10.3.3.3"),
+        ("10.0.0.1", [b"198.51.100.7", b""], "198.51.100.7"),
         ("10.0.0.1", [b"6.6.6.6, garbage, 10.2.2.2"], "10.2.2.2"),
         ("10.0.0.1", [b"\xff"], "10.0.0.1"),
         ("fd00::1", [b"2001:db8::7"], "2001:db8::7"),

@@ -300,6 +300,32 @@ def test_what_this_worker_leaves_behind_has_not_ended(run: Run, tmp_path: Path, 
     run(main)
 
 
+def test_the_last_line_of_what_a_worker_left_behind_is_its_nodes(run: Run, tmp_path: Path, lines: Lines) -> None:
+    """The same as the worker's would be: nobody else knew how it began."""
+
+    async def main() -> None:
+        async with parts(tmp_path, lines) as it:
+            caller = await it.lb.connect()
+            early = text("early")
+            caller.send(upgrade_request("/channel?sid=x") + early)
+            head = len(await caller.head())
+            await caller.reader.readexactly(7)
+            await it.lb.front.stop(0)
+            [link] = it.node.adoption._links
+            await eventually(lambda: link.is_widowed)
+            caller.send(close(4401))
+            heard = await caller.rest()
+            caller.close()
+            line = await it.closed()
+            assert told(line) == ("client", 4401, len(early + close(4401)), head + 7 + len(heard))
+            opened = lines.lines[0]
+            same = ("client", "method", "target", "trace", "node", "path")
+            assert {name: line[name] for name in same} == {name: opened[name] for name in same}
+            assert line["seconds"] >= 0
+
+    run(main)
+
+
 def _plain(number: int) -> bytes:
     return b"C" + struct.pack("!Q", number)
 

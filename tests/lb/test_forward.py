@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from cluster.member import State
+from cluster.trace import is_valid
 from lb.affinity import cookie_value
-from lb.trace import is_valid
 from tests.lb.conftest import Run
 from tests.support.backends import OK, Backend, Conversation, answering, backend, hanging
 from tests.support.balancer import SECRET, Balancer, balancer

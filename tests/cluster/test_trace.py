@@ -1,4 +1,4 @@
-"""lb/trace.py: W3C Trace Context, by the rules of its section 3.2."""
+"""cluster/trace.py: W3C Trace Context, by the rules of its section 3.2."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.trace import is_valid, made, trace_id
 from lb.headers import Via, request_head
-from lb.trace import is_valid, made, trace_id
 
 ID, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 GOOD = f"00-{ID}-{PARENT}-01".encode()
