@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import resource
 import signal
 import socket
@@ -27,6 +30,17 @@ def _limits() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+def open_descriptors() -> list[int]:
+    found = []
+    for descriptor in range(1024):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            continue
+        found.append(descriptor)
+    return found
+
+
 def test_the_soft_limit_of_open_files_is_raised_to_the_hard_one() -> None:
     """And if it is there already, nothing happens."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -47,6 +61,32 @@ def test_a_limit_that_the_system_refuses_to_raise_stays(monkeypatch: pytest.Monk
     with monkeypatch.context() as patch:
         patch.setattr(resource, "setrlimit", refuse)
         assert descriptors.raise_limit() == 256
+
+
+def test_room_for_all_descriptors_is_made_at_once() -> None:
+    """And none of them is left open."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    before = open_descriptors()
+    for limit in (300, hard):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        descriptors.reserve_table()
+        assert open_descriptors() == before
+
+
+def test_without_memory_for_that_room_the_process_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The table grows when it must, then; the log says so."""
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    before = open_descriptors()
+    monkeypatch.setattr(fcntl, "fcntl", refuse)
+    with caplog.at_level("INFO"):
+        descriptors.reserve_table()
+    assert [record.message for record in caplog.records] == ["no room reserved for descriptors"]
+    assert open_descriptors() == before
 
 
 def test_more_clients_than_the_limit_holds_are_refused() -> None:
