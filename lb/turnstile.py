@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import count
@@ -21,8 +22,9 @@ from lb.pacing import Pace
 from lb.pool import Pool
 from lb.route import Choice, Router
 
-LOOK_S = 0.01
-"""How often those who wait are looked at: a node that was full may have room."""
+LOOK_S = 0.003
+"""How often those who wait are looked at.  So many milliseconds' worth of turns a node gets at once, and each takes it
+half a millisecond in which it does nothing for others."""
 
 RETRY_WITHIN_S = 5
 """Who is sent away may come again after 1 s to so many, by chance: not all at once again."""
@@ -43,7 +45,7 @@ class Turnstile:
     limits: Lb
     share: float = 1.0
     rng: Callable[[], float] = random.random
-    _waiting: dict[int, _Waiting] = field(default_factory=dict)
+    _waiting: OrderedDict[int, _Waiting] = field(default_factory=OrderedDict)
     """In the order in which they came."""
     _timer: asyncio.TimerHandle | None = None
 
@@ -121,19 +123,23 @@ class Turnstile:
 
     def _look(self) -> None:
         self._timer = None
-        for number, waiting in list(self._waiting.items()):
-            if waiting.turn.done():  # it was given up in this very turn of the event loop
-                continue
-            try:
-                choice = self._place(waiting.client, self.pool.clock())
-            except NoNodeAvailable as exc:
-                waiting.turn.set_exception(exc)
-            else:
-                if choice is None:
-                    break
-                waiting.turn.set_result(choice)
-            del self._waiting[number]
+        while self._waiting and self._has_turn(next(iter(self._waiting.values()))):
+            self._waiting.popitem(last=False)
         self._look_again()
+
+    def _has_turn(self, waiting: _Waiting) -> bool:
+        """Tell whether this client waits no more."""
+        if waiting.turn.done():  # it was given up in this very turn of the event loop
+            return True
+        try:
+            choice = self._place(waiting.client, self.pool.clock())
+        except NoNodeAvailable as exc:
+            waiting.turn.set_exception(exc)
+            return True
+        if choice is None:
+            return False
+        waiting.turn.set_result(choice)
+        return True
 
 
 def _take(choice: Choice, now: float) -> None:
