@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import setproctitle
 from aiohttp import web
 
-from cluster import lifecycle, logs
+from cluster import descriptors, lifecycle, logs
+from cluster.collecting import Collector
 from cluster.config_file import Loaded
 from cluster.errors import StartError
 from cluster.host import host_id
@@ -66,7 +67,13 @@ def main(options: WorkerOptions) -> int:
     logs.set_up(name, config.log.level, config.log.format, access=config.log.access)
     setproctitle.setproctitle(f"flotilla {name}")
     worker = Worker(options)
-    return lifecycle.run(worker.run, lifeline_fd=options.lifeline_fd, on_hangup=worker.look_again)
+
+    async def run(stopping: asyncio.Event) -> int:
+        descriptors.reserve_table()
+        with Collector():
+            return await worker.run(stopping)
+
+    return lifecycle.run(run, lifeline_fd=options.lifeline_fd, on_hangup=worker.look_again)
 
 
 class Worker:

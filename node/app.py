@@ -15,7 +15,8 @@ from typing import Any
 
 import redis.asyncio as redis
 
-from cluster import handoff, lifecycle
+from cluster import descriptors, handoff, lifecycle
+from cluster.collecting import Collector
 from cluster.config import NO_REDIS, Config, Endpoint
 from cluster.config_file import Loaded
 from cluster.errors import StartError
@@ -74,7 +75,13 @@ def main(options: NodeOptions, sio: Server) -> int:
 
     Raises StartError: the port is in use, no Redis to agree on a secret, the application's own start-up failed.
     """
-    return lifecycle.run(lambda stopping: serve(options, sio, stopping), lifeline_fd=options.lifeline_fd)
+
+    async def run(stopping: asyncio.Event) -> int:
+        descriptors.reserve_table()
+        with Collector():
+            return await serve(options, sio, stopping)
+
+    return lifecycle.run(run, lifeline_fd=options.lifeline_fd)
 
 
 async def serve(options: NodeOptions, sio: Server, stopping: asyncio.Event) -> int:
