@@ -110,7 +110,7 @@ class Forwarder:
                 if failure is not None:
                     raise failure from None
                 raise
-            answer, asked_at = None, time.monotonic()
+            answer, asked_at = None, self._pool.clock()
             try:
                 with self._pool.carrying(choice.node), self._upstream.holding(link):
                     async with self._sent(exchange, link, begun, chunked=chunked, websocket=websocket) as upload:
@@ -132,7 +132,7 @@ class Forwarder:
 
     def judge(self, answer: Answer, fault: str = "") -> None:
         """Count how the node that answered a WebSocket upgrade treated its client."""
-        node, seconds = answer.choice.node, time.monotonic() - answer.asked_at
+        node, seconds = answer.choice.node, self._pool.clock() - answer.asked_at
         slow_s = self._pool.terms.slow_handshake_s
         if fault:
             self._pool.failed(node, fault)

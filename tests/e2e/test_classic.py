@@ -38,7 +38,7 @@ async def joined(crowd: Crowd, url: str, name: str, transports: Sequence[str], *
     return client
 
 
-async def everyone_hears(sender: Client, clients: Sequence[Client], text: str, within_s: float = 10) -> None:
+async def everyone_hears(sender: Client, clients: Sequence[Client], text: str, within_s: float = 30) -> None:
     answer = await sender.call("message", {"text": text})
     assert answer["ok"] is True, answer
     for client in clients:

@@ -11,21 +11,14 @@ from hypothesis import strategies as st
 from cluster.member import NEXT, NodeRecord, Signal, State
 from lb.pool import Change, Node, Path, Pool
 from lb.terms import Terms
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.support.clock import Clock
 
 
 class Scene:
     """A pool, and what it told its listeners."""
 
     def __init__(self) -> None:
-        self.clock = Clock()
+        self.clock = Clock(100.0)
         self.changes: list[Change] = []
         self.told: list[Node] = []
         self.pool = Pool(self.clock, self.changes.append, [self.told.append])

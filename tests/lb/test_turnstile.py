@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from cluster import handoff
 from cluster.handoff import Refused
 from cluster.member import Signal, State
 from cluster.tag import new_sid, tag_of
@@ -16,12 +16,17 @@ from lb.turnstile import RETRY_WITHIN_S
 from tests.lb.conftest import Run
 from tests.support.backends import OK, Conversation, answering, backend, tunnel_echo
 from tests.support.balancer import SECRET, Balancer, Caller, balancer, upgrade_request
+from tests.support.clock import Clock
 from tests.support.handing import BareNode, adopting_node, bare_node, hands_over
 from tests.support.waiting import eventually, lastingly
 
 POLLING = b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
-SLOW = {"handshakes_per_s": 50.0}
-"""One each 20 ms, and 6 at once."""
+
+
+@pytest.fixture(autouse=True)
+def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no handoff be given up because this machine is slow: that would be another choice, and another turn."""
+    monkeypatch.setattr(handoff, "VALID_S", 30.0)
 
 
 async def arriving(front: Balancer, count: int, request: bytes) -> list[Caller]:
@@ -33,31 +38,33 @@ async def arriving(front: Balancer, count: int, request: bytes) -> list[Caller]:
 
 
 async def statuses(callers: list[Caller]) -> Counter[int]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(30):
         return Counter([int((await caller.head()).split()[1]) for caller in callers])
 
 
 def test_who_comes_too_fast_waits_and_gets_in_in_order(run: Run, tmp_path: Path) -> None:
-    """30 at once at 50 a second: six at once, the last after half a second; nobody is turned away."""
+    """12 in one moment at 45 a second: five at once, and one each 1/45 s; nobody is turned away."""
 
     async def main() -> None:
-        async with adopting_node(tmp_path) as node, balancer(node.port, nodes=SLOW) as front:
+        clock, pace = Clock(), {"handshakes_per_s": 45.0}
+        async with (
+            adopting_node(tmp_path) as node,
+            balancer(node.port, nodes=pace, handshake_wait_s=15, clock=clock) as front,
+        ):
             hands_over(front, node.path)
-            began = time.monotonic()
-            callers = await arriving(front, 30, upgrade_request("/echo"))
-            await eventually(lambda: front.front.waiting > 15)
-            done: list[int] = []
-
-            async def served(number: int, caller: Caller) -> None:
+            callers: list[Caller] = []
+            for number in range(12):
+                callers += await arriving(front, 1, upgrade_request("/echo"))
+                await eventually(lambda number=number: node.adoption.count + front.front.waiting == number + 1)  # type: ignore[misc]
+            assert node.adoption.count == 5
+            await lastingly(lambda: front.front.waiting == 7, 0.1)
+            for caller in callers[:5]:
                 assert (await caller.head()).split()[1] == b"101"
-                done.append(number)
-
-            await asyncio.gather(*(served(number, caller) for number, caller in enumerate(callers)))
-            assert time.monotonic() - began > 23 / 50
+            for number, caller in enumerate(callers[5:], 1):
+                clock.now += 1 / 45
+                assert (await caller.head()).split()[1] == b"101"
+                assert front.front.waiting == 7 - number
             assert front.metrics.totals.rejected == {}
-            assert front.front.waiting == 0
-            # Those who are let in together may be answered in any order.
-            assert all(abs(number - place) < 10 for place, number in enumerate(done))
 
     run(main)
 
@@ -85,21 +92,24 @@ def test_who_would_wait_too_long_is_sent_away_until_another_moment(run: Run, tmp
 
 
 def test_who_could_not_have_its_turn_in_time_is_sent_away_at_once(run: Run, tmp_path: Path) -> None:
-    """At 20 a second and a patience of half a second ten may wait, and all ten get in."""
+    """With a turn each 1.5 s and a patience of 15 s ten may wait, and all ten get in; others hear while those wait."""
 
     async def main() -> None:
+        clock = Clock()
         async with (
             adopting_node(tmp_path) as node,
-            balancer(node.port, nodes={"handshakes_per_s": 20.0}, handshake_wait_s=0.5) as front,
+            balancer(node.port, nodes={"handshakes_per_s": 1 / 1.5}, handshake_wait_s=15, clock=clock) as front,
         ):
             hands_over(front, node.path)
-            began = time.monotonic()
             callers = await arriving(front, 40, upgrade_request("/echo"))
-            await eventually(lambda: front.metrics.totals.rejected.get("busy", 0) > 20)
-            assert time.monotonic() - began < 0.4
-            counts = await statuses(callers)
-            assert counts[101] >= 11
-            assert counts[101] + counts[503] == 40
+            answers = [asyncio.ensure_future(caller.head()) for caller in callers]
+            await eventually(lambda: sum(answer.done() for answer in answers) == 30)
+            assert Counter(answer.result().split()[1] for answer in answers if answer.done()) == {b"101": 1, b"503": 29}
+            assert front.front.waiting == 10
+            for number in range(9, -1, -1):
+                clock.now += 1.5
+                await eventually(lambda number=number: front.front.waiting == number)  # type: ignore[misc]
+            assert Counter([(await answer).split()[1] for answer in answers]) == {b"101": 11, b"503": 29}
 
     run(main)
 
@@ -112,11 +122,10 @@ def test_in_all_means_over_all_nodes(run: Run, tmp_path: Path) -> None:
         async with (
             adopting_node(tmp_path) as one,
             adopting_node(tmp_path / "b") as two,
-            balancer(one.port, two.port, handshakes_per_s=5.0, handshake_wait_s=0) as front,
+            balancer(one.port, two.port, handshakes_per_s=5.0, handshake_wait_s=0, clock=Clock()) as front,
         ):
             hands_over(front, one.path, two.path)
-            found = await statuses(await arriving(front, 20, upgrade_request("/echo")))
-            assert 1 <= found[101] <= 5
+            assert await statuses(await arriving(front, 20, upgrade_request("/echo"))) == {101: 1, 503: 19}
 
     run(main)
 
@@ -128,7 +137,7 @@ def test_the_long_way_is_paced_as_well(run: Run, request_: bytes) -> None:
     async def main() -> None:
         async with (
             backend(answering(OK) if request_ is POLLING else tunnel_echo) as node,
-            balancer(node.port, nodes={"handshakes_per_s": 1.0}, handshake_wait_s=0) as front,
+            balancer(node.port, nodes={"handshakes_per_s": 1.0}, handshake_wait_s=0, clock=Clock()) as front,
         ):
             found = await statuses(await arriving(front, 10, request_))
             assert found == {200 if request_ is POLLING else 101: 1, 503: 9}
@@ -143,7 +152,7 @@ def test_who_has_a_session_and_plain_requests_never_wait(run: Run) -> None:
     async def main() -> None:
         async with (
             backend(answering(OK)) as node,
-            balancer(node.port, nodes={"handshakes_per_s": 1.0}, handshake_wait_s=0) as front,
+            balancer(node.port, nodes={"handshakes_per_s": 1.0}, handshake_wait_s=0, clock=Clock()) as front,
         ):
             sid = new_sid(tag_of("n0", SECRET.encode()))
             ours = POLLING.replace(b"polling", f"polling&sid={sid}".encode())
@@ -192,14 +201,17 @@ def test_who_waits_hears_at_once_when_there_is_no_node_any_more(run: Run, tmp_pa
     """Not after the whole of its wait."""
 
     async def main() -> None:
-        async with adopting_node(tmp_path) as node, balancer(node.port, nodes={"max_connections": 1}) as front:
+        async with (
+            adopting_node(tmp_path) as node,
+            balancer(node.port, nodes={"max_connections": 1}, handshake_wait_s=15) as front,
+        ):
             hands_over(front, node.path)
             await statuses(await arriving(front, 1, upgrade_request("/echo")))
             (late,) = await arriving(front, 1, upgrade_request("/echo"))
             await eventually(lambda: front.front.waiting == 1)
             front.pool.signal(front.node(), Signal.FALL, "dead")
-            async with asyncio.timeout(1):
-                assert b" 503 " in await late.head()
+            # Whose wait is over is counted as "busy".
+            assert b" 503 " in await late.head()
             assert front.metrics.totals.rejected == {"no_node": 1}
 
     run(main)
@@ -273,14 +285,18 @@ def test_a_node_that_answers_upgrades_with_500_is_left_alone(run: Run) -> None:
 def test_a_node_that_takes_too_long_to_open_websockets_is_left_alone(run: Run) -> None:
     """`slow_handshake_s`: they are opened, and counted as failed."""
 
+    clock = Clock()
+
     async def slow(conversation: Conversation, head: bytes) -> None:
-        await asyncio.sleep(0.15)
+        clock.now += 0.15
         await tunnel_echo(conversation, head)
 
     async def main() -> None:
         async with (
             backend(slow) as bad,
-            balancer(bad.port, health={"eject_after": 2, "slow_handshake_s": 0.1, "panic_percent": 0}) as front,
+            balancer(
+                bad.port, health={"eject_after": 2, "slow_handshake_s": 0.1, "panic_percent": 0}, clock=clock
+            ) as front,
         ):
             for _ in range(2):
                 assert await statuses(await arriving(front, 1, upgrade_request("/ws"))) == {101: 1}
@@ -295,16 +311,17 @@ def test_of_many_who_wait_only_so_many_get_in_as_there_is_room(run: Run, tmp_pat
     async def main() -> None:
         async with (
             adopting_node(tmp_path) as node,
-            balancer(node.port, nodes={"max_connections": 3}, handshake_wait_s=0.4) as front,
+            balancer(node.port, nodes={"max_connections": 3}, handshake_wait_s=15) as front,
         ):
             hands_over(front, node.path)
             callers = await arriving(front, 3, upgrade_request("/echo"))
             assert await statuses(callers) == {101: 3}
-            late = await arriving(front, 20, upgrade_request("/echo"))
+            await arriving(front, 20, upgrade_request("/echo"))
             await eventually(lambda: front.front.waiting == 20)
             callers[0].close()
             callers[1].close()
-            assert await statuses(late) == {101: 2, 503: 18}
-            assert node.adoption.count == 3
+            await eventually(lambda: front.front.waiting == 18)
+            await lastingly(lambda: front.front.waiting == 18 and front.metrics.totals.rejected == {}, 0.3)
+            await eventually(lambda: node.adoption.count == 3)
 
     run(main)

@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -93,7 +93,7 @@ class Caller:
         length = next(line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
         return head, await self.reader.readexactly(int(length.partition(b":")[2]))
 
-    async def rest(self, within_s: float = 10) -> bytes:
+    async def rest(self, within_s: float = 30) -> bytes:
         """Return everything up to the end of the connection; a reset counts as one and is raised."""
         async with asyncio.timeout(within_s):
             return await self.reader.read()
@@ -108,17 +108,18 @@ async def balancer(
     most_connections: int = 1000,
     nodes: Mapping[str, Any] | None = None,
     certificates: Certificates | None = None,
+    clock: Callable[[], float] = time.monotonic,
     **lb: Any,
 ) -> AsyncIterator[Balancer]:
     """Run a front with one ready node on each of `ports`; `lb` and `nodes` override sections of the configuration.
 
-    With `certificates` it speaks TLS.
+    With `certificates` it speaks TLS.  `clock` is what its paces, limits and judgements go by.
     """
     if certificates is not None:
         lb["tls"] = certificates.section | lb.get("tls", {})
     config = Config.model_validate({"secret": SECRET, "redis": "none", "lb": lb, "nodes": dict(nodes or {})})
     changes: list[Change] = []
-    pool, metrics = Pool(time.monotonic, on_change=changes.append, terms=Terms.of(config)), Metrics()
+    pool, metrics = Pool(clock, on_change=changes.append, terms=Terms.of(config)), Metrics()
     for number, port in enumerate(ports):
         pool.signal(pool.add_static("127.0.0.1", port, f"n{number}"), Signal.RISE, "for a test")
     changes.clear()

@@ -44,7 +44,7 @@ class Client(Protocol):
     heard: Heard
 
     @abstractmethod
-    async def call(self, event: str, *data: Any, timeout_s: float = 10) -> Any:
+    async def call(self, event: str, *data: Any, timeout_s: float = 30) -> Any:
         """Emit `event` and return what the server acknowledges with.  Raises TimeoutError."""
 
     @abstractmethod
@@ -79,7 +79,7 @@ class _JsClient:
     crowd: JsCrowd
     heard: Heard = field(default_factory=Heard)
 
-    async def call(self, event: str, *data: Any, timeout_s: float = 10) -> Any:
+    async def call(self, event: str, *data: Any, timeout_s: float = 30) -> Any:
         return await self.crowd.request(
             "emit", timeout_s + 5, id=self.id, event=event, data=data, timeoutMs=int(timeout_s * 1000)
         )
@@ -198,7 +198,7 @@ class _PythonClient:
         self.heard.connects += 1
         self.heard.engine_sid, self.heard.transport = self.sio.eio.sid, self.sio.transport()
 
-    async def call(self, event: str, *data: Any, timeout_s: float = 10) -> Any:
+    async def call(self, event: str, *data: Any, timeout_s: float = 30) -> Any:
         try:
             return await self.sio.call(event, data if len(data) != 1 else data[0], timeout=timeout_s)
         except socketio.exceptions.TimeoutError:

@@ -30,7 +30,7 @@ def frame(payload: bytes, opcode: int = BINARY) -> bytes:
 
 async def payload_from(reader: asyncio.StreamReader) -> bytes:
     """Read one frame of a server and return its payload."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         _, size = await reader.readexactly(2)
         if size == 126:
             size = int.from_bytes(await reader.readexactly(2), "big")
@@ -149,7 +149,7 @@ class BareLink:
 
     async def packet(self) -> Handoff:
         """Return the next handoff; its descriptor is added to `descriptors`."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await _readable(self.sock)
         packet, descriptors = handoff.receive(self.sock)
         self.descriptors += descriptors
@@ -183,7 +183,7 @@ class BareNode:
     links: list[BareLink] = field(default_factory=list)
 
     async def link(self) -> BareLink:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await _readable(self.listener)
         sock, _ = self.listener.accept()
         sock.setblocking(False)

@@ -48,7 +48,7 @@ class NodeProcess:
     def said(self) -> str:
         return _text(self.log)
 
-    async def stop(self, within_s: float = 15) -> int:
+    async def stop(self, within_s: float = 30) -> int:
         """Stop it as `kill` does, and return the exit status."""
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
@@ -75,7 +75,7 @@ async def started(
         )
 
 
-async def ended(*arguments: str, cwd: Path = ROOT, log: Path, within_s: float = 20) -> tuple[int, str]:
+async def ended(*arguments: str, cwd: Path = ROOT, log: Path, within_s: float = 30) -> tuple[int, str]:
     """Run `python -m node` until it ends by itself; return its exit status and what it said."""
     process = await started(*arguments, cwd=cwd, log=log)
     try:

@@ -29,7 +29,7 @@ class RawClient:
                 self._socket.send_bytes(packet) if isinstance(packet, bytes) else self._socket.send_str("4" + packet)
             )
 
-    async def hear(self, within_s: float = 5) -> str | bytes | None:
+    async def hear(self, within_s: float = 30) -> str | bytes | None:
         """Return the next packet, or None when the server has closed the connection."""
         async with asyncio.timeout(within_s):
             while True:

@@ -18,8 +18,10 @@ async def eventually(question: Callable[[], Awaitable[T]], *, within_s: float = 
 async def eventually(question: Callable[[], T], *, within_s: float = ..., what: str = ...) -> T: ...
 
 
-async def eventually(question: Callable[[], Any], *, within_s: float = 10.0, what: str = "") -> Any:
+async def eventually(question: Callable[[], Any], *, within_s: float = 30.0, what: str = "") -> Any:
     """Ask `question` until its answer is true, and return that answer.
+
+    `within_s` guards against what hangs and says nothing of speed: a loaded machine may be slow.
 
     An AssertionError or ConnectionError that it raises counts as "not yet".  Raises AssertionError at the deadline,
     with the last answer.

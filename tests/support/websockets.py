@@ -116,7 +116,7 @@ class Client:
         return frames
 
 
-def opened(port: int, target: str = "/echo", *, within_s: float = 10, **headers: str) -> Client:
+def opened(port: int, target: str = "/echo", *, within_s: float = 30, **headers: str) -> Client:
     """Open a WebSocket on a port of this host."""
     sock = socket.create_connection(("127.0.0.1", port), timeout=within_s)
     sock.sendall(upgrade_request(target, **headers))
