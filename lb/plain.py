@@ -32,7 +32,7 @@ _LENGTH = re.compile(rb"0|[1-9][0-9]{0,14}")
 
 # Framing and what changes the connection or the meaning: all of that is the long way's.
 _NOT_IN_REQUESTS = frozenset({b"transfer-encoding", b"te", b"trailer", b"upgrade", b"expect", b"http2-settings"})
-_NOT_IN_ANSWERS = frozenset({b"transfer-encoding", b"trailer", b"upgrade"})
+_NOT_IN_ANSWERS = frozenset({b"trailer", b"upgrade"})
 _WITH_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
 
 
@@ -86,9 +86,10 @@ class PlainAnswer:
     head: bytes
     """As the client gets it, without the empty line that ends it, so that fields may be added."""
     length: int
-    """Bytes of the body."""
+    """Bytes of the body, if it is not `chunked`."""
     keeps: bool
     """The node's connection may be used again."""
+    chunked: bool = False
 
 
 def read_answer(head: bytes, *, to_head: bool) -> PlainAnswer | None:
@@ -107,7 +108,26 @@ def _read_answer(head: bytes, to_head: bool) -> PlainAnswer | None:
     status_line, fields = _STATUS.fullmatch(line), _fields(block)
     if status_line is None or fields is None:
         return None
-    length, keeps = None, True
+    framed = _answer_framing(fields)
+    if framed is None:
+        return None
+    length, chunked, keeps = framed
+    status = int(status_line[1])
+    has_body = not to_head and status not in (204, 304)
+    if chunked and not has_body:
+        return None
+    if has_body and length is None and not chunked:
+        return None  # it lasts until the connection ends
+    size = length or 0 if has_body else 0
+    frame = Framing(body=chunked or size > 0, chunked=chunked, close=False)
+    reason = status_line[2].strip(b" \t").decode("utf-8", "surrogateescape")
+    head = answer_head(status, reason, fields, frame, (1, 1), None)
+    return PlainAnswer(status, head[:-2], size, keeps, chunked)
+
+
+def _answer_framing(fields: Headers) -> tuple[int | None, bool, bool] | None:
+    """Return the Content-Length, whether the body is chunked, and whether the connection goes on; None: not plain."""
+    length, chunked, keeps = None, False, True
     for field, value in fields:
         name = field.lower()
         if name in _NOT_IN_ANSWERS:
@@ -116,19 +136,17 @@ def _read_answer(head: bytes, to_head: bool) -> PlainAnswer | None:
             if length is not None or _LENGTH.fullmatch(value) is None:
                 return None
             length = int(value)
+        elif name == b"transfer-encoding":
+            if chunked or value.lower() != b"chunked":
+                return None
+            chunked = True
         elif name == b"connection":
             option = value.lower()
             if option not in (b"keep-alive", b"close"):
                 return None
             keeps = keeps and option == b"keep-alive"
-    status = int(status_line[1])
-    if to_head or status in (204, 304):
-        length = 0
-    elif length is None:
-        return None  # it lasts until the connection ends
-    frame = Framing(body=length > 0, chunked=False, close=False)
-    reason = status_line[2].strip(b" \t").decode("utf-8", "surrogateescape")
-    return PlainAnswer(status, answer_head(status, reason, fields, frame, (1, 1), None)[:-2], length, keeps)
+    # RFC 9112 6.1: both may be an attack.
+    return None if chunked and length is not None else (length, chunked, keeps)
 
 
 _remembered = lru_cache(maxsize=512)(_read_answer)

@@ -13,11 +13,13 @@ from typing import Protocol
 
 from lb.access import Asked
 from lb.begun import Begun
+from lb.chunks import BadChunk, Chunks
 from lb.errors import NodeTooSlow, NodeUnreachable, OutOfResources
 from lb.plain import MOST_HEAD_BYTES, PlainAnswer, read_answer
 from lb.plain_link import PlainLink
 from lb.pool import Node
 from lb.route import Choice
+from lb.upload import LAST_CHUNK, chunk
 from lb.yard import Yard
 
 log = logging.getLogger(__name__)
@@ -51,7 +53,9 @@ class Trip:
         "_asked",
         "_began",
         "_choice",
+        "_chunks",
         "_closes",
+        "_is_fitting",
         "_is_head",
         "_is_over",
         "_is_paused",
@@ -82,6 +86,10 @@ class Trip:
         self._received = b""
         self._answer: PlainAnswer | None = None
         self._left = 0
+        """Bytes of the body that are yet to come; of a chunked one, whether some are."""
+        self._chunks: Chunks | None = None
+        self._is_fitting = True
+        """Whether the node has said nothing beyond its answer."""
         self._sent = 0
         self._closes = False
         self._is_paused = False
@@ -131,7 +139,10 @@ class Trip:
     def answered(self, data: bytes) -> None:
         """Take what the node says."""
         if self._answer is not None:
-            self._relay(b"", data, self._answer)
+            try:
+                self._relay(b"", self._payload(data), self._answer)
+            except BadChunk as exc:
+                self._end(str(exc))
             return
         if self._received:
             data = self._received + data
@@ -142,13 +153,33 @@ class Trip:
                 self._go_on()
             return
         answer = read_answer(data[:end], to_head=self._is_head)
+        if answer is not None:
+            self._left = answer.length
+            self._chunks = Chunks() if answer.chunked else None
+            try:
+                payload = self._payload(data[end:])
+            except BadChunk:
+                answer = None  # the long way has more to say of it
         if answer is None:
             self._received = data
             self._go_on()
             return
         self._answer = answer
-        self._left = answer.length
-        self._relay(self._head(answer), data[end:], answer)
+        self._relay(self._head(answer), payload, answer)
+
+    def _payload(self, data: bytes) -> bytes:
+        """Return of `data` what goes to the client, framed.  Raises BadChunk."""
+        chunks = self._chunks
+        if chunks is not None:
+            payload = chunks.feed(data)
+            self._left, self._is_fitting = int(not chunks.ended), not chunks.rest
+            return (chunk(payload) if payload else b"") + (LAST_CHUNK if chunks.ended else b"")
+        if len(data) > self._left:
+            # More than it said: that belongs to no request, and nothing else on this connection can be trusted.
+            self._is_fitting = False
+            data = data[: self._left]
+        self._left -= len(data)
+        return data
 
     def _head(self, answer: PlainAnswer) -> bytes:
         """Count the answer; return what of it comes before its body."""
@@ -167,13 +198,10 @@ class Trip:
         return head + b"\r\n"
 
     def _relay(self, head: bytes, body: bytes, answer: PlainAnswer) -> None:
-        passenger, is_fitting = self._passenger, len(body) <= self._left
-        if not is_fitting:
-            # More than it said: that belongs to no request, and nothing else on this connection can be trusted.
-            body = body[: self._left]
-        self._left -= len(body)
-        self._sent += len(head) + len(body)
-        passenger.transport.write(head + body if head else body)
+        passenger = self._passenger
+        data = head + body if head else body
+        self._sent += len(data)
+        passenger.transport.write(data)
         if self._left:
             if head:
                 passenger.streams()
@@ -181,7 +209,7 @@ class Trip:
         link = self._off()
         if link is not None:
             # What of the request is still on its way is of no interest to a node that has answered it.
-            if answer.keeps and is_fitting and not (self._size and link.transport.get_write_buffer_size()):
+            if answer.keeps and self._is_fitting and not (self._size and link.transport.get_write_buffer_size()):
                 passenger.yard.upstream.idle.put(link)
             else:
                 link.close()
@@ -203,8 +231,7 @@ class Trip:
         if self._answer is None:
             self._go_on(lost=True, by=exc)
         else:
-            self._off()
-            self._break_off("the connection was lost" if exc is None else str(exc))
+            self._end("the connection was lost" if exc is None else str(exc))
 
     def node_died(self, node: Node) -> None:
         """`node` was found dead: do not wait for its answer, if another one can give it."""
@@ -219,10 +246,7 @@ class Trip:
 
     def is_stuck(self) -> None:
         """The client has not taken what was sent to it in time."""
-        link = self._off()
-        if link is not None:
-            link.close()
-        self._break_off("the client does not read")
+        self._end("the client does not read")
 
     def leave(self) -> None:
         """The client has gone."""
@@ -266,7 +290,11 @@ class Trip:
             onward.lose(by)
         self._passenger.long_way(Begun(self._choice, onward, problem))
 
-    def _break_off(self, reason: str) -> None:
+    def _end(self, reason: str) -> None:
+        """Cut both sides short in the middle of an answer."""
+        link = self._off()
+        if link is not None:
+            link.close()
         passenger = self._passenger
         facts = {"conn": passenger.number, "node": self._choice.node.name, "reason": reason}
         log.warning("answer broke off", extra=facts)

@@ -12,7 +12,7 @@ from lb.affinity import cookie_value
 from tests.lb.conftest import Run
 from tests.support.backends import OK, Backend, Conversation, answering, backend, hanging
 from tests.support.balancer import SECRET, Balancer, balancer
-from tests.support.exchanges import get, through
+from tests.support.exchanges import get, read_chunked, through
 from tests.support.ports import free_port
 from tests.support.waiting import eventually
 
@@ -211,21 +211,12 @@ def test_each_event_of_a_stream_arrives_at_once(run: Run) -> None:
     through(run, talk, check)
 
 
-async def read_chunked(conversation: Conversation) -> bytes:
-    body = b""
-    while size := int(await conversation.reader.readline(), 16):
-        body += await conversation.reader.readexactly(size)
-        assert await conversation.reader.readexactly(2) == b"\r\n"
-    assert await conversation.reader.readexactly(2) == b"\r\n"
-    return body
-
-
 def test_bodies_go_up_as_they_come(run: Run) -> None:
     """By length and in chunks, whole and in pieces, one after the other on one connection."""
 
     async def talk(conversation: Conversation, head: bytes) -> None:
         if b"chunked" in head:
-            body = await read_chunked(conversation)
+            body = await read_chunked(conversation.reader)
         else:
             body = await conversation.reader.readexactly(int(head.partition(b"Content-Length: ")[2].split()[0]))
         await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))

@@ -72,7 +72,7 @@ def test_a_late_head_does_not_speak_into_the_answer_before_it(run: Run) -> None:
     """A 408 there would be taken for a part of a body, and a clean end for its end: the connection is reset."""
 
     async def talk(conversation: Conversation, head: bytes) -> None:
-        await conversation.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n")
+        await conversation.send(b"HTTP/1.1 200 OK\r\nTrailer: X\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n")
         await conversation.until_closed()
 
     async def main() -> None:

@@ -201,7 +201,7 @@ def test_a_head_that_is_too_large_does_not_speak_into_the_answer_before_it(run: 
     """As with one that is late: the connection is reset."""
 
     async def talk(conversation: Conversation, head: bytes) -> None:
-        await conversation.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n")
+        await conversation.send(b"HTTP/1.1 200 OK\r\nTrailer: X\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nbegun\r\n")
         await conversation.until_closed()
 
     async def main() -> None:

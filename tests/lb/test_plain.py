@@ -96,16 +96,16 @@ def test_an_answer_that_is_plain_is_what_the_long_way_reads(
     parser = HttpResponseParser(
         BaseProtocol(loop), loop, 2**16, response_with_body=not to_head, read_until_eof=True, auto_decompress=False
     )
-    messages, upgraded, tail = parser.feed_data(head + b"x" * answer.length)
+    messages, upgraded, tail = parser.feed_data(head + (b"0\r\n\r\n" if answer.chunked else b"x" * answer.length))
     assert (len(messages), upgraded, tail) == (1, False, b"")
     message, body = messages[0]
     check_answer(message.code, message.reason, message.version, message.raw_headers)
     method = "HEAD" if to_head else "GET"
     frame = framing(method, message.code, (1, 1), message.raw_headers, close=False)
-    assert not frame.chunked
+    assert frame.chunked is answer.chunked
     assert answer_head(message.code, message.reason, message.raw_headers, frame, (1, 1), None) == answer.head + b"\r\n"
     # Without a length aiohttp waits for the end of the connection, also where no body can be.
-    assert message.should_close is not answer.keeps or b"content-length" not in head.lower()
+    assert message.should_close is not answer.keeps or not (answer.length or answer.chunked)
     assert body.is_eof()
     assert body.total_bytes == answer.length
 
@@ -160,7 +160,10 @@ def test_a_request_that_is_not_plain(head: bytes) -> None:
         b"HTTP/1.1 600 No\r\nContent-Length: 1\r\n\r\n",
         b"HTTP/1.1 200\r\nContent-Length: 1\r\n\r\n",
         b"HTTP/1.1 200 OK\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n",
+        b"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
@@ -172,7 +175,7 @@ def test_a_request_that_is_not_plain(head: bytes) -> None:
     ],
 )
 def test_an_answer_that_is_not_plain(head: bytes) -> None:
-    """Framing by chunks or by the end of the connection, interim answers and the odd: the long way's."""
+    """Framing by the end of the connection, interim answers and the odd: the long way's."""
     assert plain.read_answer(head, to_head=False) is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -23,3 +24,13 @@ def through(run: Run, talk: Talk, check: Callable[[Balancer, Backend], object], 
             await check(lb_, node)  # type: ignore[misc]
 
     run(main)
+
+
+async def read_chunked(reader: asyncio.StreamReader) -> bytes:
+    """Return a body that comes in chunks, without extensions or trailer fields, to its end."""
+    body = b""
+    while size := int(await reader.readline(), 16):
+        body += await reader.readexactly(size)
+        assert await reader.readexactly(2) == b"\r\n"
+    assert await reader.readexactly(2) == b"\r\n"
+    return body
