@@ -33,6 +33,9 @@ from lb.upstream import Upstream
 
 log = logging.getLogger(__name__)
 
+MOST_INTERIM = 100
+"""1xx before an answer; a node that says more has gone mad, and its heads are not to fill our memory."""
+
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """RFC 9110 9.2.1.  Asked again, once, when a node closes without an answer (RFC 9112 9.3.1)."""
 
@@ -231,12 +234,13 @@ class Forwarder:
             async with asyncio.timeout(None if upload else limit_s) as deadline:
                 if upload is not None and limit_s is not None:
                     upload.on_end = lambda: deadline.reschedule(loop.time() + limit_s)
-                while True:
+                for _ in range(MOST_INTERIM + 1):
                     message, body = await link.answer()
                     check_answer(message.code, message.reason, message.version, message.raw_headers)
                     if message.code >= 200 or message.code == 101:
                         return message, body
                     await _interim(exchange, message)
+                raise NodeFailed(f"more than {MOST_INTERIM} interim answers")
         except TimeoutError:
             raise NodeTooSlow(f"no answer within {limit_s:g} s") from None
         except NodeFailed:
@@ -282,7 +286,8 @@ async def _interim(exchange: Exchange, message: RawResponseMessage) -> None:
         return
     frame = framing(exchange.method, message.code, exchange.version, (), close=False)
     head = answer_head(message.code, message.reason, message.raw_headers, frame, exchange.version, None)
-    await exchange.writer.write(head)
+    # Never waiting: what the node goes on to say meanwhile would pile up, as heads have no back-pressure of aiohttp's.
+    await exchange.writer.write(head, drain=False)
 
 
 async def _stream(exchange: Exchange, head: bytes, body: StreamReader, *, chunked: bool, idle_timeout_s: float) -> None:

@@ -221,7 +221,8 @@ class Shuttle(asyncio.Protocol):
 
     def _next(self) -> None:
         """Look at what came meanwhile."""
-        if self._is_held:
+        # Not before most of it is done: each look at the socket may bring as much again, for one answer of a few bytes.
+        if self._is_held and len(self._pending) <= MOST_HELD_BYTES:
             self._is_held = False
             self.transport.resume_reading()
         if self._pending and not self._is_full:

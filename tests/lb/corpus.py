@@ -463,6 +463,12 @@ ANSWERS = [
     Case("HEAD with a body", head(b"HTTP/1.1 200 OK", b"Content-Length: 2") + b"ok", 502, request=_HEAD),
     # 1xx (RFC 9110 15.2)
     Case("100 and 200", head(b"HTTP/1.1 100 Continue") + _OK, head(b"HTTP/1.1 100 Continue") + _OK),
+    Case("100 of 1xx", head(b"HTTP/1.1 103 E") * 100 + _OK, head(b"HTTP/1.1 103 E") * 100 + _OK),
+    Case(
+        "endless 1xx",
+        head(b"HTTP/1.1 103 E") * 10_000,
+        head(b"HTTP/1.1 103 E") * 101 + b"HTTP/1.1 502 Bad Gateway\r\n",
+    ),
     Case("103 and 200", head(b"HTTP/1.1 103 Early", b"Link: x") + _OK, head(b"HTTP/1.1 103 Early", b"Link: x") + _OK),
     Case(
         "103 with a length", head(b"HTTP/1.1 103 Early", b"Content-Length: 2") + _OK, head(b"HTTP/1.1 103 Early") + _OK
