@@ -12,7 +12,7 @@ import pytest
 from node import migration
 from node.migration import NotPortable, forget, give, hold, hold_all, stay, take
 from tests.support.engine import PATH, Heard, message, polled_session, serving
-from tests.support.migrating import moved, through_json
+from tests.support.migrating import moved, talking, through_json
 from tests.support.waiting import eventually
 from tests.support.websockets import client_frame
 from tests.support.websockets import opened as opened_websocket
@@ -27,15 +27,11 @@ def test_a_session_on_a_websocket_moves_with_everything_that_belongs_to_it() -> 
         there = Heard()
         here = Heard()
         async with (
-            serving(here) as (old, url),
+            talking(here, query="&token=t") as (old, session, client),
             serving(there) as (new, _),
-            aiohttp.ClientSession() as http,
-            http.ws_connect(f"{url}{PATH}websocket&token=t") as client,
         ):
-            await client.receive_str()
             await client.send_str("4one")
             assert await client.receive_str() == "4one"
-            [session] = old.sessions.values()
             (await old.get_session(session.sid))["name"] = "ann"
             sid = session.sid
             await hold(session)
@@ -62,16 +58,12 @@ def test_a_half_read_frame_moves_with_it() -> None:
     async def main() -> None:
         there = Heard()
         async with (
-            serving() as (old, url),
+            talking() as (_, session, client),
             serving(there) as (new, _),
-            aiohttp.ClientSession() as http,
-            http.ws_connect(f"{url}{PATH}websocket") as client,
         ):
-            await client.receive_str()
             frame = client_frame(0x81, b"4a longer message", mask=b"abcd")
             transport = client._conn.transport  # type: ignore[union-attr]
             transport.write(frame[:9])  # type: ignore[union-attr]
-            [session] = old.sessions.values()
             await eventually(lambda: session.channel and session.channel._reader, what="half a frame was read")
             await moved(session, new)
             transport.write(frame[9:])  # type: ignore[union-attr]
@@ -87,15 +79,11 @@ def test_the_heartbeat_goes_on_where_it_was() -> None:
     async def main() -> None:
         options: dict[str, Any] = {"ping_interval": INTERVAL_S, "ping_timeout": INTERVAL_S}
         async with (
-            serving(**options) as (old, url),
+            talking(**options) as (_, session, client),
             serving(**options) as (new, _),
-            aiohttp.ClientSession() as http,
-            http.ws_connect(f"{url}{PATH}websocket") as client,
         ):
             loop = asyncio.get_running_loop()
             began = loop.time()
-            await client.receive_str()
-            [session] = old.sessions.values()
             session = await moved(session, new)
             for _ in range(3):
                 assert await client.receive_str() == "2"
@@ -138,13 +126,7 @@ def test_a_move_that_fails_lets_the_session_go_on() -> None:
 
     async def main() -> None:
         heard = Heard()
-        async with (
-            serving(heard) as (old, url),
-            aiohttp.ClientSession() as http,
-            http.ws_connect(f"{url}{PATH}websocket") as client,
-        ):
-            await client.receive_str()
-            [session] = old.sessions.values()
+        async with talking(heard) as (_, session, client):
             await hold(session)
             state = take(session)
             await client.send_str("4x")
@@ -159,13 +141,7 @@ def test_what_is_not_plain_data_cannot_be_moved() -> None:
     """It says where; the session goes on."""
 
     async def main() -> None:
-        async with (
-            serving() as (old, url),
-            aiohttp.ClientSession() as http,
-            http.ws_connect(f"{url}{PATH}websocket") as client,
-        ):
-            await client.receive_str()
-            [session] = old.sessions.values()
+        async with talking() as (_, session, _):
             with pytest.raises(NotPortable, match="not held"):
                 take(session)
             await hold(session)
@@ -187,13 +163,9 @@ def test_what_waits_may_be_much_and_more_may_be_sent_before_the_connection_is_th
 
     async def main() -> None:
         async with (
-            serving() as (old, url),
+            talking() as (_, session, client),
             serving() as (new, _),
-            aiohttp.ClientSession() as http,
-            http.ws_connect(f"{url}{PATH}websocket") as client,
         ):
-            await client.receive_str()
-            [session] = old.sessions.values()
             await hold(session)
             for number in range(10):
                 session.send(message(f"{number} {'x' * 10_000}"))
@@ -220,13 +192,7 @@ def test_a_held_session_that_is_closed_says_all_that_waits_and_goodbye() -> None
 
     async def main() -> None:
         heard = Heard()
-        async with (
-            serving(heard) as (old, url),
-            aiohttp.ClientSession() as http,
-            http.ws_connect(f"{url}{PATH}websocket") as client,
-        ):
-            await client.receive_str()
-            [session] = old.sessions.values()
+        async with talking(heard) as (old, session, client):
             await hold(session)
             session.send(message("last"))
             closing = asyncio.ensure_future(old.close_all(5))
@@ -248,14 +214,8 @@ def test_a_pong_that_came_while_nobody_read_is_in_time() -> None:
 
     async def main() -> None:
         options: dict[str, Any] = {"ping_interval": INTERVAL_S, "ping_timeout": INTERVAL_S}
-        async with (
-            serving(**options) as (old, url),
-            aiohttp.ClientSession() as http,
-            http.ws_connect(f"{url}{PATH}websocket") as client,
-        ):
-            await client.receive_str()
+        async with talking(**options) as (old, session, client):
             assert await client.receive_str() == "2"
-            [session] = old.sessions.values()
             await hold(session)
             await client.send_str("3")
             await asyncio.sleep(INTERVAL_S * 1.5)

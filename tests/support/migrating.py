@@ -1,15 +1,35 @@
-"""Moves a session from one engine to another, in one process."""
+"""Sessions that move from one engine to another, in one process."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
+
+import aiohttp
 
 from node.engine import Engine
 from node.migration import NotPortable, forget, give, hold, stay, take
 from node.session import Session
+from tests.support.engine import PATH, Heard, serving
+
+
+@asynccontextmanager
+async def talking(
+    heard: Heard | None = None, query: str = "", **options: Any
+) -> AsyncIterator[tuple[Engine, Session, aiohttp.ClientWebSocketResponse]]:
+    """Run an engine with one session on a WebSocket; gives it, the session, and the client, which is greeted."""
+    async with (
+        serving(heard, **options) as (engine, url),
+        aiohttp.ClientSession() as http,
+        http.ws_connect(f"{url}{PATH}websocket{query}") as client,
+    ):
+        await client.receive_str()
+        [session] = engine.sessions.values()
+        yield engine, session, client
 
 
 def through_json(state: dict[str, Any]) -> dict[str, Any]:
