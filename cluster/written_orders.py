@@ -6,10 +6,12 @@ Without one they are all there is: the stack's workers write them and read what 
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import BinaryIO
 
 from cluster.member import BadRecord, Drain
 from cluster.rundir import RunDir
@@ -17,6 +19,9 @@ from cluster.rundir import RunDir
 log = logging.getLogger(__name__)
 
 REPORT = "drains"
+
+PATIENCE_S = 2.0
+LOOK_AGAIN_S = 0.01
 
 _LOCK = "drains.lock"
 
@@ -51,9 +56,33 @@ class WrittenOrders:
         """Replace them all.  Raises OSError."""
         self._run_dir.publish(REPORT, {name: order.to_json() for name, order in orders.items()})
 
-    @contextmanager
-    def alone(self) -> Iterator[None]:
-        """Be the only one that changes them: two workers may be told something at the same time.  Raises OSError."""
-        with open(self._run_dir.path / _LOCK, "wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # held for one reading and one writing
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Be the only one that changes them: two workers may be told something at the same time.
+
+        Raises OSError: the disk is full, or somebody does not let go within `PATIENCE_S`.
+        """
+        with self._lock() as lock:
+            await _locked(lock)
             yield
+
+    def _lock(self) -> BinaryIO:
+        return open(self._run_dir.path / _LOCK, "wb")
+
+
+async def _locked(lock: BinaryIO) -> None:
+    # No event loop can watch a lock.  It is held for one reading and one writing, unless its process hangs.
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PATIENCE_S
+    while not _taken(lock):
+        if loop.time() > deadline:
+            raise TimeoutError("another process holds the lock of the orders")
+        await asyncio.sleep(LOOK_AGAIN_S)
+
+
+def _taken(lock: BinaryIO) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -65,7 +65,7 @@ class Drains:
         seconds = nodes.drain_s if drain_s is None else drain_s
         drain = Drain(since=self._wall(), drain_s=seconds, close_per_s=nodes.close_per_s)
         if self._config.redis == NO_REDIS:
-            self._write(node, drain)
+            await self._write(node, drain)
             return drain
         async with connection(self._config.redis) as link:
             await Orders(link, self._keys).give(node, drain)
@@ -75,15 +75,15 @@ class Drains:
     async def lift(self, node: str) -> None:
         """Take the order to `node` back.  Raises one of REDIS_AWAY, or OSError: then it stands."""
         if self._config.redis == NO_REDIS:
-            self._write(node, None)
+            await self._write(node, None)
             return
         async with connection(self._config.redis) as link:
             await Orders(link, self._keys).lift(node)
         self._obey(_with(self._pool.drains, node, None))
 
-    def _write(self, node: str, drain: Drain | None) -> None:
+    async def _write(self, node: str, drain: Drain | None) -> None:
         """Without Redis: write the order to `node`, or that there is none.  Raises OSError: then all is as it was."""
-        with self._copy.alone():
+        async with self._copy.alone():
             written = self._copy.all()
             drains = _with(self._pool.drains if written is None else written, node, drain)
             self._copy.write(drains)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from cluster import written_orders
 from cluster.keys import Keys
 from cluster.member import Drain
 from cluster.orders import Orders
@@ -88,14 +88,31 @@ def test_what_cannot_be_read_changes_nothing_and_is_said_once(
 def test_two_who_change_them_at_the_same_time_lose_none(tmp_path: Path) -> None:
     """Each reads what the other wrote before it writes."""
 
-    def change(number: int) -> None:
+    async def change(number: int) -> None:
         book = WrittenOrders(RunDir(tmp_path))
-        for turn in range(20):
-            with book.alone():
+        for turn in range(5):
+            async with book.alone():
                 orders = book.all()
                 assert orders is not None
+                await asyncio.sleep(0)
                 book.write({**orders, f"n{number}-{turn}": ORDER})
 
-    with ThreadPoolExecutor(4) as threads:
-        list(threads.map(change, range(4)))
-    assert len(WrittenOrders(RunDir(tmp_path)).all() or {}) == 80
+    async def main() -> None:
+        await asyncio.gather(*(change(number) for number in range(4)))
+
+    asyncio.run(main())
+    assert len(WrittenOrders(RunDir(tmp_path)).all() or {}) == 20
+
+
+def test_somebody_who_hangs_while_it_changes_them_is_waited_for_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is ordered then, and whoever ordered hears of it."""
+    monkeypatch.setattr(written_orders, "PATIENCE_S", 0.1)
+
+    async def main() -> None:
+        async with WrittenOrders(RunDir(tmp_path)).alone():
+            with pytest.raises(OSError, match="another process holds the lock"):
+                await WrittenOrders(RunDir(tmp_path)).alone().__aenter__()
+
+    asyncio.run(main())
