@@ -35,6 +35,9 @@ MOST_HELD_BYTES = 64 * 1024
 """What a client may send ahead, while it is being answered, before we stop reading."""
 
 
+MOST_PIECES = 16
+"""In which a head may come before a parser reads it that need not begin anew with each."""
+
 _SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """RFC 9110 9.2.1."""
 
@@ -68,6 +71,7 @@ class Shuttle(asyncio.Protocol):
         "_loop",
         "_passed",
         "_pending",
+        "_pieces",
         "_request",
         "_rings_at",
         "_timer",
@@ -87,6 +91,8 @@ class Shuttle(asyncio.Protocol):
         self._fields: Fields | None = None
         self._pending = b""
         """What came and is not being answered yet."""
+        self._pieces = 0
+        """In which that came, while it is a head that has not ended."""
         self._request = b""
         """What is being answered."""
         self._at = arrived.at
@@ -199,6 +205,9 @@ class Shuttle(asyncio.Protocol):
         else:
             self.transport.close()
 
+    def waits(self) -> None:
+        self._limit(self.yard.limits.answer_timeout_s)
+
     def streams(self) -> None:
         self._limit(self.yard.limits.idle_timeout_s if self._is_full else 0)
 
@@ -225,19 +234,20 @@ class Shuttle(asyncio.Protocol):
         if self._is_held and len(self._pending) <= MOST_HELD_BYTES:
             self._is_held = False
             self.transport.resume_reading()
-        if self._pending and not self._is_full:
+        if self._pending and not self._is_full and not self.transport.is_closing():
             pending, self._pending = self._pending, b""
             self._at = time.monotonic()
             self._look_at(pending)
 
     def _look_at(self, data: bytes) -> None:
         end = data.find(b"\r\n\r\n")
-        if end < 0 and plain.is_beginning(data):
+        if end < 0 and self._pieces < MOST_PIECES and plain.is_beginning(data):
             if not self._pending and not self._is_first:
                 self._limit(self.yard.limits.head_timeout_s)
+            self._pieces += 1
             self._pending = data
             return
-        self._request, self._pending, self._passed = data, b"", False
+        self._request, self._pending, self._passed, self._pieces = data, b"", False, 0
         if end < 0 or end > plain.MOST_HEAD_BYTES or not self._departs(data, end):
             self._go_long()
 
@@ -272,7 +282,6 @@ class Shuttle(asyncio.Protocol):
         if choice is None:
             return False
         trace = self.yard.trace() if fields.untraced else b""
-        self._limit(self.yard.limits.answer_timeout_s)
         trip = self._trip = Trip(
             self,
             choice,

@@ -32,6 +32,9 @@ class Passenger(Protocol):
     number: int
     transport: asyncio.Transport
 
+    def waits(self) -> None:
+        """The node was asked."""
+
     def streams(self) -> None:
         """More of the answer is to come, whenever it does."""
 
@@ -134,6 +137,7 @@ class Trip:
         self._link = link
         link.rider = self
         self._choice.node.exchanges += 1
+        self._passenger.waits()
         link.transport.write(request)
 
     def answered(self, data: bytes) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import cast
 
 import pytest
 
+from lb.plain_link import PlainLink
+from lb.pool import Node
 from lb.shuttle import MOST_HELD_BYTES, Shuttle
 from tests.lb.conftest import Run
 from tests.support.access_lines import Lines
@@ -14,7 +17,7 @@ from tests.support.backends import OK, Backend, Conversation, answering, backend
 from tests.support.balancer import Balancer, Caller, balancer
 from tests.support.exchanges import get, read_chunked, through
 from tests.support.ports import free_port
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, lastingly
 
 NOT_PLAIN = b"HTTP/1.1 200 OK\r\nTrailer: X\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n"
 
@@ -464,6 +467,49 @@ def test_a_client_that_takes_nothing_for_too_long_is_cut(run: Run, caplog: pytes
     assert [record for record in caplog.records if record.getMessage() == "answer broke off"]
 
 
+def test_the_time_for_an_answer_begins_when_the_node_was_asked(run: Run) -> None:
+    """However long the connection took."""
+
+    async def main() -> None:
+        async with hanging() as node, balancer(node.port, answer_timeout_s=0.1, idle_timeout_s=0.05) as lb:
+            connect = lb.front._upstream.connect
+
+            async def slowly(node: Node) -> PlainLink:
+                await lastingly(lambda: lb.front.connections == 1, 0.3)
+                return await connect(node)
+
+            lb.front._upstream.connect = slowly  # type: ignore[method-assign]
+            caller = await lb.connect()
+            caller.send(get())
+            assert b" 504 " in await caller.head()
+            assert len(node.heads) == 1
+
+    run(main)
+
+
+@pytest.mark.parametrize("pieces", [3, 100])
+def test_a_head_in_pieces_goes_the_short_way_if_they_are_few(run: Run, pieces: int) -> None:
+    """It is read anew with each, which many small ones would make expensive."""
+
+    async def check(lb: Balancer, node: Backend) -> None:
+        caller = await lb.connect()
+        assert await ask(caller, get()) == b"ok"
+        request = get("/", "X: " + "y" * 1000)
+        size = len(request) // pieces + 1
+        seen = the_shuttle(lb)
+
+        def is_taken(count: int) -> bool:
+            return not is_short(lb) or len(seen._pending) == count or len(node.heads) == 2
+
+        for at in range(0, len(request), size):
+            caller.send(request[at : at + size])
+            await eventually(partial(is_taken, at + size))
+        assert (await caller.answer())[1] == b"ok"
+        assert (the_shuttle(lb) is seen) is (pieces == 3)
+
+    through(run, answering(OK), check)
+
+
 def test_a_node_that_does_not_answer_in_time_is_a_504(run: Run) -> None:
     """And its connection is not used again."""
 
@@ -532,11 +578,11 @@ def test_a_client_that_leaves_while_a_connection_is_made_leaves_it_to_the_next(r
             front = lb.front
             connect, go = front._upstream.connect, asyncio.Event()
 
-            async def slowly(to: object) -> object:
+            async def slowly(node: Node) -> PlainLink:
                 await go.wait()
-                return await connect(to)  # type: ignore[arg-type]
+                return await connect(node)
 
-            front._upstream.connect = slowly  # type: ignore[method-assign, assignment]
+            front._upstream.connect = slowly  # type: ignore[method-assign]
             caller = await lb.connect()
             caller.send(get("/gone"))
             await eventually(lambda: lb.front._yard._connecting)
