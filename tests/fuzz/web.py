@@ -281,7 +281,7 @@ HARNESSES = (
     Harness(
         "client",
         check_client,
-        ("lb.affinity", "cluster.tag"),
+        ("lb.affinity", "cluster.proxies", "cluster.tag"),
         (
             b"/?",
             b"&",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from aiohttp import WSMsgType, web
@@ -35,12 +38,17 @@ class Obedient:
     """A channel's receiver that says back what it hears, or does what it is told."""
 
     channel: Channel
+    moved: ClassVar[list[int]] = []
+    """Descriptors of connections that went elsewhere."""
 
     def received(self, data: str | bytes) -> None:
         assert isinstance(data, str)
         order, _, value = data.partition(" ")
         if order == "close":
             self.channel.close(int(value))
+        elif order == "move":
+            self.moved.append(os.dup(self.channel.fileno()))
+            self.channel.give_away()
         elif order == "flood":
             while self.channel.write(frame(TEXT, b"x" * 5000)):
                 pass
@@ -322,6 +330,26 @@ def test_the_last_line_of_what_a_worker_left_behind_is_its_nodes(run: Run, tmp_p
             same = ("client", "method", "target", "trace", "node", "path")
             assert {name: line[name] for name in same} == {name: opened[name] for name in same}
             assert line["seconds"] >= 0
+
+    run(main)
+
+
+def test_a_websocket_that_moves_is_counted_no_more_and_has_not_ended(run: Run, tmp_path: Path, lines: Lines) -> None:
+    """Another process has a copy of its connection, which stays open; no close code is counted."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with parts(tmp_path, lines) as it:
+            caller, _ = await it.opened("/channel")
+            caller.send(text("move"))
+            await eventually(lambda: it.lb.node().handed_over == 0)
+            line = await it.closed()
+            assert (line["by"], line.get("code")) == ("moved", None)
+            assert (it.node.adoption.count, it.closes) == (0, {})
+            with socket.socket(fileno=Obedient.moved.pop()) as copy:
+                copy.setblocking(False)
+                await loop.sock_sendall(copy, b"from there")
+                assert await caller.reader.readexactly(10) == b"from there"
 
     run(main)
 
