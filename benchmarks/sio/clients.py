@@ -43,12 +43,17 @@ class Echoer(Client):
         self._answer = self._answer_frame = b""
         self._sent_at = 0.0
 
-    def emit(self) -> None:
-        """Send the next one."""
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the last one is not acknowledged yet."""
+        return bool(self._answer)
+
+    def emit(self, due: float | None = None) -> None:
+        """Send the next one.  Its latency runs from when it was due, on the clock time.perf_counter; None: now."""
         frame, self._answer, self._answer_frame = self._turns[self._turn]
         self._turn ^= 1
         self._echoes.in_flight += 1
-        self._sent_at = time.perf_counter()
+        self._sent_at = time.perf_counter() if due is None else due
         self.send(frame)
 
     def received(self, data: bytes) -> None:

@@ -72,13 +72,17 @@ def node_js(directory: Path, program: str) -> Iterator[Server]:
 
 
 @contextmanager
-def our_stack(directory: Path, app: str) -> Iterator[Server]:
-    """Run our whole stack: supervisor, one balancer worker, three nodes, and the embedded Redis."""
+def our_stack(directory: Path, app: str, handshakes_per_s: float = ANY_PACE) -> Iterator[Server]:
+    """Run our whole stack: supervisor, one balancer worker, three nodes, and the embedded Redis.
+
+    The balancer lets in so many new clients a second.
+    """
     base = directory / "flotilla"
     base.mkdir()
     port, admin_port = free_port(), free_port()
     config = base / "config.yaml"
-    config.write_text(stack_config(port, admin_port, _free_ports(NODES), app), encoding="utf-8")
+    content = stack_config(port, admin_port, _free_ports(NODES), app, handshakes_per_s)
+    config.write_text(content, encoding="utf-8")
     with running("flotilla", [sys.executable, "-m", "lb", "--config", str(config)], port, base) as peer:
         stack = Stack(peer, admin_port, node_port=0)
         nodes = until(lambda: _ready_nodes(stack), START_S, f"not all {NODES} nodes are ready and handed off to")
@@ -89,14 +93,14 @@ def our_stack(directory: Path, app: str) -> Iterator[Server]:
     shutil.rmtree(base)
 
 
-def stack_config(port: int, admin_port: int, first_port: int, app: str) -> str:
+def stack_config(port: int, admin_port: int, first_port: int, app: str, handshakes_per_s: float = ANY_PACE) -> str:
     """Return a configuration of ours: everything as it comes, but for addresses, application and the pace."""
     sections = {
         "lb": {
             "listen": f"127.0.0.1:{port}",
             "admin": f"127.0.0.1:{admin_port}",
             "drain_s": 1,
-            "handshakes_per_s": ANY_PACE,
+            "handshakes_per_s": handshakes_per_s,
         },
         "nodes": {"local": NODES, "first_port": first_port, "app": app, "drain_s": 1, "handshakes_per_s": ANY_PACE},
         "log": {"level": "warning"},

@@ -120,3 +120,39 @@ class Connected:
     def faults(self) -> Iterator[str]:
         if self.failed or not self.connects:
             yield f"{self.failed} of {self.failed + self.connects} connects failed"
+
+
+@dataclass(frozen=True)
+class Steady:
+    """How clients fared that were connected all the time."""
+
+    round_trips: int
+    seconds: float
+    lost: int
+    skipped: int
+    """Events that were not emitted, as the client had no answer to the one before yet."""
+    changed: int
+    dropped: tuple[str, ...]
+    """Who is gone, and why."""
+    p50_us: float
+    p90_us: float
+    p99_us: float
+    longest_us: float
+    generator_cpu_percent: float
+
+
+@dataclass(frozen=True)
+class Stormed:
+    """How clients fared that wanted in.  Those that are in none of these were still waiting at the end."""
+
+    came: int
+    let_in: int
+    refused: int
+    """Told to come again later (503)."""
+    failed: tuple[str, ...]
+    """What else became of some."""
+    seconds: float
+    p50_us: float
+    """From the connect until Socket.IO was connected, of those that were let in."""
+    p99_us: float
+    generator_cpu_percent: float

@@ -208,8 +208,8 @@ class Swarm:
             elif time.perf_counter() >= deadline:
                 raise BenchmarkError(f"{what}: nothing happens any more for {self._patience_s:g} s")
 
-    def open(self, count: int, make: Callable[[int], AnyClient]) -> list[AnyClient]:
-        """Open as many clients, each made of its number, and return them once all are ready.
+    def open(self, count: int, make: Callable[[int], AnyClient], at_once: int = OPENING_AT_ONCE) -> list[AnyClient]:
+        """Open as many clients, each made of its number, `at_once` under way, and return them once all are ready.
 
         Raises BenchmarkError if one cannot be opened.
         """
@@ -221,7 +221,7 @@ class Swarm:
                 under_way.remove(client)
                 if client.phase is Phase.GONE:
                     raise BenchmarkError(f"client {client.number} of {count} cannot connect: {client.reason}")
-            while len(clients) < count and len(under_way) < OPENING_AT_ONCE:
+            while len(clients) < count and len(under_way) < at_once:
                 clients.append(self.add(make(len(clients))))
                 under_way.add(clients[-1])
             return not under_way
