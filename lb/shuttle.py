@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -20,10 +19,12 @@ from lb.access import Asked
 from lb.affinity import Client
 from lb.arrived import Arrived
 from lb.begun import Begun
+from lb.deadline import Deadline
 from lb.downstream import FIRST_REQUEST_S, LINGER_S, Downstream
 from lb.errors import BalancerError
 from lb.exchange import abort
-from lb.headers import Headers, field_lines, onward_fields
+from lb.fields import Fields, Reader
+from lb.headers import Headers
 from lb.pool import Node
 from lb.route import By, Choice
 from lb.trip import Trip
@@ -42,20 +43,6 @@ _SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
 """RFC 9110 9.2.1."""
 
 
-@dataclass(eq=False, slots=True)
-class Fields:
-    """What the fields of a request say.  Most clients send the same ones with each request."""
-
-    block: bytes
-    headers: Headers
-    length: int | None
-    onward: bytes
-    """As a node gets them."""
-    untraced: bool
-    slot: str | None
-    address: str
-
-
 class Shuttle(asyncio.Protocol):
     """One client's connection.  Its place in the admission is given back when it ends."""
 
@@ -63,8 +50,7 @@ class Shuttle(asyncio.Protocol):
         "_arrived",
         "_at",
         "_came",
-        "_due",
-        "_fields",
+        "_deadline",
         "_is_first",
         "_is_full",
         "_is_held",
@@ -72,9 +58,8 @@ class Shuttle(asyncio.Protocol):
         "_passed",
         "_pending",
         "_pieces",
+        "_reader",
         "_request",
-        "_rings_at",
-        "_timer",
         "_trip",
         "number",
         "transport",
@@ -88,7 +73,7 @@ class Shuttle(asyncio.Protocol):
         self.number = number
         self._arrived = arrived
         self._loop = asyncio.get_running_loop()
-        self._fields: Fields | None = None
+        self._reader = Reader(yard, arrived.peer)
         self._pending = b""
         """What came and is not being answered yet."""
         self._pieces = 0
@@ -104,14 +89,13 @@ class Shuttle(asyncio.Protocol):
         self._is_first = True
         self._is_full = False
         self._is_held = False
-        self._due = self._rings_at = math.inf
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = Deadline(self._expired)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self._came = True
         self.yard.shuttles.add(self)
-        self._limit(self.yard.limits.head_timeout_s)
+        self._deadline.within(self.yard.limits.head_timeout_s)
         if received := self._arrived.received:
             self._arrived = replace(self._arrived, received=b"")
             self._look_at(received)
@@ -128,7 +112,7 @@ class Shuttle(asyncio.Protocol):
         self.yard.shuttles.add(self)
         transport.set_protocol(self)
         transport.resume_reading()
-        self._limit(self.yard.limits.idle_timeout_s)
+        self._deadline.within(self.yard.limits.idle_timeout_s)
 
     def data_received(self, data: bytes) -> None:
         if self._trip is not None or self._is_full:
@@ -162,7 +146,7 @@ class Shuttle(asyncio.Protocol):
         self._is_full = True
         if self._trip is not None:
             self._trip.pause()
-        self._limit(self.yard.limits.idle_timeout_s)
+        self._deadline.within(self.yard.limits.idle_timeout_s)
 
     def resume_writing(self) -> None:
         self._is_full = False
@@ -206,10 +190,10 @@ class Shuttle(asyncio.Protocol):
             self.transport.close()
 
     def waits(self) -> None:
-        self._limit(self.yard.limits.answer_timeout_s)
+        self._deadline.within(self.yard.limits.answer_timeout_s)
 
     def streams(self) -> None:
-        self._limit(self.yard.limits.idle_timeout_s if self._is_full else 0)
+        self._deadline.within(self.yard.limits.idle_timeout_s if self._is_full else 0)
 
     def arrived(self, *, close: bool) -> None:
         self._trip = None
@@ -217,7 +201,7 @@ class Shuttle(asyncio.Protocol):
         if close:
             self.transport.close()
         elif not self.transport.is_closing():
-            self._limit(self.yard.limits.idle_timeout_s)
+            self._deadline.within(self.yard.limits.idle_timeout_s)
             self._next()
 
     def cut(self) -> None:
@@ -243,7 +227,7 @@ class Shuttle(asyncio.Protocol):
         end = data.find(b"\r\n\r\n")
         if end < 0 and self._pieces < MOST_PIECES and plain.is_beginning(data):
             if not self._pending and not self._is_first:
-                self._limit(self.yard.limits.head_timeout_s)
+                self._deadline.within(self.yard.limits.head_timeout_s)
             self._pieces += 1
             self._pending = data
             return
@@ -264,7 +248,7 @@ class Shuttle(asyncio.Protocol):
         """Begin a trip for the request in `data`, whose head ends at `end`; return False if it is not plain."""
         line_end = data.find(b"\r\n")
         line = plain.request_line(data[:line_end])
-        fields = self._read(data[line_end + 2 : end])
+        fields = self._reader.read(data[line_end + 2 : end])
         if line is None or fields is None or not plain.may_have_body(line[0], fields.length):
             return False
         size = end + 4 + (fields.length or 0)
@@ -300,20 +284,6 @@ class Shuttle(asyncio.Protocol):
         via = self.yard.via(self._arrived.peer, trace)
         return self.yard.access.asked(method.decode("ascii"), path, fields.headers, via)
 
-    def _read(self, block: bytes) -> Fields | None:
-        """Return what the fields in `block` say; None: they are not plain."""
-        if self._fields is not None and self._fields.block == block:
-            return self._fields
-        read = plain.request_fields(block)
-        if read is None:
-            return None
-        headers, length = read
-        recogniser, peer = self.yard.recogniser, self._arrived.peer
-        onward, untraced = onward_fields(headers, self.yard.via(peer, self.yard.trace()))
-        slot, address = recogniser.recognise_fields(headers, peer)
-        self._fields = Fields(block, headers, length, field_lines(onward), untraced, slot, address)
-        return self._fields
-
     def _choose(self, method: str, path: str, headers: Headers, client: Client, body: int | None) -> Choice | None:
         """Return the node for a request of `client`; None: it is refused, or there is no node, or not now."""
         yard = self.yard
@@ -340,31 +310,7 @@ class Shuttle(asyncio.Protocol):
 
     def _forget(self) -> None:
         self.yard.shuttles.discard(self)
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _limit(self, seconds: float) -> None:
-        """Let `_expired` be called in so many seconds, unless this is called again before; 0: not at all.
-
-        The timer is late as a rule and looks whether it is time: to set it with each request would cost more.
-        """
-        self._due = due = self._loop.time() + seconds if seconds else math.inf
-        if due < self._rings_at:
-            self._set_timer()
-
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._rings_at = self._due
-        self._timer = self._loop.call_at(self._due, self._ring)
-
-    def _ring(self) -> None:
-        self._timer, self._rings_at = None, math.inf
-        if self._loop.time() >= self._due:
-            self._due = math.inf
-            self._expired()
-        elif self._due < math.inf:
-            self._set_timer()
+        self._deadline.cancel()
 
     def _expired(self) -> None:
         trip = self._trip
