@@ -29,7 +29,8 @@ def test_they_talk_on_and_then_come_back_elsewhere(tmp_path: Path, handoff: str)
     """JavaScript, Python and raw clients, whatever their transport; those of other nodes do not notice."""
 
     async def main() -> None:
-        lb_options = {"workers": 2, "handoff": handoff, "stickiness": "none"}
+        # Without slow start: whoever comes after the end of it shall find the node at once.
+        lb_options = {"workers": 2, "handoff": handoff, "stickiness": "none", "slow_start_s": 0}
         nodes = {"app": APP, "close_per_s": 10.0}
         with runtime_directory() as runtime:
             async with (
