@@ -69,12 +69,25 @@ def _agrees_with_another(data: bytes, found: _Outcome, *, inflates: bool) -> Non
     if refused:
         # They inflate what has come of a message; we wait for all of it.
         assert code or (inflates and refused == 1007), (theirs, refused)
-        assert events == theirs[: len(events)]
+        assert _alike(events, theirs[: len(events)])
     elif code:
         # We look at a header before it is whole.
-        assert events == theirs[: len(events)]
+        assert _alike(events, theirs[: len(events)])
     else:
-        assert events == theirs
+        assert _alike(events, theirs)
+
+
+def _alike(ours: list[Event], theirs: list[Event]) -> bool:
+    """They know no second deflate stream in a message (RFC 7692 7.2.3.4), and pass it over."""
+    if len(ours) != len(theirs):
+        return False
+    for one, other in zip(ours, theirs, strict=True):
+        if isinstance(one, str | bytes) and type(one) is type(other):
+            if one[: len(other)] != other:
+                return False
+        elif one != other:
+            return False
+    return True
 
 
 def _theirs(data: bytes, *, inflates: bool) -> tuple[list[Event], int]:
@@ -297,6 +310,7 @@ HARNESSES = (
             + client_frame(0x89)
             + client_frame(0x80, b"b")
             + close(1000),
+            b"\xff" + client_frame(0xC2, b"\x03\0" + deflate(b"two streams")),
             b"\xff" + client_frame(0xC2, deflate(b"x" * 500)) + client_frame(0x41, deflate(b"y")) + client_frame(0x80),
         ),
     ),

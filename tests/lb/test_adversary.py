@@ -171,6 +171,21 @@ FIELDS = (
 BODIES = (b"hi", b"2\r\nhi\r\n", b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n", b"2;a=b\r\nhi\r\n", b"28\r\n", SMUGGLED)
 ODDS = (b"\r\n", b"\n", b"\r", b" ", b"\t", b"\0", b":", b";", b"0", b"HTTP/1.1", b"\x85")
 
+WHOLE = (
+    b"GET /get HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"HEAD /head HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET http://b/absolute HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"POST /sized HTTP/1.1\r\nHost: a\r\nContent-Length: 35\r\n\r\n" + SMUGGLED,
+    b"POST /chunked HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n23;a=b\r\n"
+    + SMUGGLED
+    + b"\r\n0\r\nX: y\r\n\r\n",
+    b"POST /expects HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nhi",
+    b"DELETE /sized HTTP/1.1\r\nHost: a\r\nConnection: x\r\nContent-Length: 2\r\nX: y\r\n\r\nhi",
+    b"GET /h2c HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+    b"GET /ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+    b"GET /old HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n",
+)
+
 _right = st.builds(
     lambda line, fields, body: line + b"Host: a\r\n" + b"".join(fields) + b"\r\n" + body,
     st.sampled_from(LINES),
@@ -182,7 +197,8 @@ _right = st.builds(
 @st.composite
 def _streams(draw: st.DrawFn) -> bytes:
     """Return requests that are mostly right, in which something may be inserted, left out or replaced."""
-    data = b"".join(draw(st.lists(_right, min_size=1, max_size=3)))
+    requests = st.lists(st.sampled_from(WHOLE), min_size=1, max_size=5) | st.lists(_right, min_size=1, max_size=3)
+    data = b"".join(draw(requests))
     for _ in range(draw(st.integers(0, 2))):
         at = draw(st.integers(0, len(data)))
         by = draw(st.sampled_from((*LINES, *FIELDS, *BODIES, *ODDS)))
