@@ -167,11 +167,14 @@ class Health:
             watch.skipped(began)
             return
         self._starved = False
-        answers = found.answers or found.is_well
-        if node.answers is not answers:
-            node.answers = answers
-            self._pool.muster()
+        answered, node.answers = node.answers, found.answers or found.is_well
         node.leaving = found.leaving
+        self._conclude(node, watch, found, began)
+        if node.answers is not answered:
+            # Not before: one that comes back well is no sick node that answers, not even for a moment.
+            self._pool.muster()
+
+    def _conclude(self, node: Node, watch: Watch, found: Found, began: float) -> None:
         # Who drains by order refuses newcomers, us too: that it answers is all that can be asked of it.
         if found.leaving or (found.answers and node.drain is not None):
             watch.skipped(began)

@@ -18,6 +18,7 @@ from cluster.member import Drain, NodeRecord, Signal, State
 from lb.health import SOON_S, SPREAD, Health, Watch
 from lb.pool import DRAINED, UNDRAINED, Change, Node, Pool
 from lb.probe import Found
+from lb.terms import Terms
 from tests.lb.conftest import Run
 from tests.support.ports import free_port
 from tests.support.upstreams import silent_server, socketio_node
@@ -202,6 +203,25 @@ def test_a_real_node_rises_falls_and_comes_back(run: Run) -> None:
             assert time.monotonic() - began < 1.0
             await eventually(lambda: real.sessions == 0)
         assert scene.path_of("n3000") == [State.READY, State.DOWN, State.READY]
+
+    run(main)
+
+
+def test_a_node_that_comes_back_well_is_no_panic(run: Run) -> None:
+    """It was down and answers; it is not ill, and nobody is to be warned for a moment."""
+
+    async def main() -> None:
+        scene, prober, panics = Scene(), Prober(), list[str]()
+        scene.pool.terms = Terms(panic_percent=50)
+        scene.pool.on_panic = lambda begins, reason: panics.append(reason)
+        async with scene.watched(QUICK, prober) as pool:
+            node = pool.add_static("127.0.0.1", 3000, "n3000")
+            await is_in(node, State.READY)
+            prober.found[3000] = Found("connection refused")
+            await is_in(node, State.DOWN)
+            prober.found[3000] = Found()
+            await is_in(node, State.READY)
+        assert panics == []
 
     run(main)
 
