@@ -94,7 +94,9 @@ def test_a_certificate_is_renewed_under_connected_clients(tmp_path: Path) -> Non
             assert await eventually(lambda: _warned(stack, "is not the key of the first certificate"))
             kinds = {event["kind"] for event in (await stack.get("/api/events"))["events"]}
             assert "certificate not reloaded: the one before stays" in kinds
-            assert "flotilla_certificate_refused 1.0" in await _metrics(stack)
+            metrics = await _metrics(stack)
+            assert "flotilla_certificate_refused 1.0" in metrics
+            assert "flotilla_certificate_expiry_timestamp_seconds " in metrics
             assert presented(stack) == first
             stack.process.send_signal(signal.SIGHUP)
             await eventually(lambda: "reload: not applied problem='lb.tls.key: " in stack.said())

@@ -21,7 +21,7 @@ from tests.support.backends import OK, Backend, Conversation, Talk, answering, b
 from tests.support.balancer import Balancer, Caller, balancer, upgrade_request
 from tests.support.certificates import Certificates
 from tests.support.upstreams import switching_protocols
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, lastingly
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 PROXIED = b"PROXY TCP4 203.0.113.7 10.0.0.1 4000 443\r\n"
@@ -521,5 +521,94 @@ def test_stopping_ends_handshakes_when_its_time_is_over(run: Run, certificates: 
             await caller.reader.readexactly(5)  # the server's part of the handshake
             await front.front.stop(0.1)
             assert front.front.connections == 0
+
+    run(main)
+
+
+def test_an_answer_that_ends_with_its_connection_arrives_whole(run: Run, certificates: Certificates) -> None:
+    """A slow reader takes it after we have closed, and hears that it was all (close_notify)."""
+    body = b"y" * 2**25
+
+    async def talk(conversation: Conversation, head: bytes) -> None:
+        await conversation.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+    async def main() -> None:
+        async with secured(talk, certificates) as (front, node):
+            caller = await front.connect()
+            caller.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            caller.send(b"GET / HTTP/1.0\r\nHost: h\r\n\r\n")
+            await eventually(lambda: node.heads)
+            await lastingly(lambda: front.front.connections == 1, 0.2)
+            caller.writer.transport.resume_reading()  # type: ignore[attr-defined]
+            assert (await caller.head()).startswith(b"HTTP/1.1 200 OK")
+            assert await caller.rest() == body
+            await eventually(lambda: front.front.connections == 0)
+
+    run(main)
+
+
+def test_a_large_body_arrives_whole(run: Run, certificates: Certificates) -> None:
+    """As it was sent, to a node that reads slowly."""
+    size = 2**24
+    received: list[int] = []
+    go = asyncio.Event()
+
+    async def talk(conversation: Conversation, head: bytes) -> None:
+        await go.wait()
+        received.append(len(await conversation.reader.readexactly(size)))
+        await conversation.send(OK)
+
+    async def main() -> None:
+        async with secured(talk, certificates) as (front, node):
+            caller = await front.connect()
+            caller.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size + b"z" * size)
+            await eventually(lambda: node.heads)
+            go.set()
+            assert (await caller.answer())[1] == b"ok"
+            assert received == [size]
+
+    run(main)
+
+
+def test_a_tunnel_whose_client_takes_nothing_is_cut(
+    run: Run, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when what waits has been encrypted already, and only the kernel shows that it waits."""
+    monkeypatch.setattr("lb.carried.STUCK_S", 0.3)
+
+    async def talk(conversation: Conversation, head: bytes) -> None:
+        await conversation.send(switching_protocols(head))
+        with suppress(ConnectionError):
+            await conversation.send(b"x" * 2**25)
+        await conversation.until_closed()
+
+    async def main() -> None:
+        async with secured(talk, certificates) as (front, _):
+            front.front._tunnels._sweep_s = 0.05
+            caller = await front.connect()
+            caller.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            caller.send(upgrade_request())
+            await eventually(lambda: front.front.tunnels == 1)
+            (tunnel,) = front.front._tunnels._open
+            await eventually(lambda: not tunnel.node_end.transport.is_reading())
+            await eventually(lambda: front.front.tunnels == 0)
+            assert front.front.connections == 0
+
+    run(main)
+
+
+def test_a_tunnel_that_rests_is_left_alone(
+    run: Run, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing waits in it: there is no limit to silence."""
+    monkeypatch.setattr("lb.carried.STUCK_S", 0.1)
+
+    async def main() -> None:
+        async with secured(tunnel_echo, certificates) as (front, _):
+            front.front._tunnels._sweep_s = 0.02
+            caller = await tunnelled(front)
+            await lastingly(lambda: front.front.tunnels == 1, 0.5)
+            caller.send(b"echo")
+            assert await caller.reader.readexactly(4) == b"echo"
 
     run(main)
