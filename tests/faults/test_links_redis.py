@@ -33,7 +33,7 @@ def test_without_redis_probes_alone_find_a_dead_node_and_a_healed_one(tmp_path: 
             ]
             lb = {**LB, "health": HEALTH}
             stack = await running.enter_async_context(running_stack(tmp_path, 0, redis=valkey.url, lb=lb))
-            scene = Drill(stack, names, links)
+            scene = Drill(stack, names, [link.address for link in links], links)
             await scene.all_ready()
             stream = await running.enter_async_context(visitors(scene.port))
             valkey.kill()

@@ -55,11 +55,12 @@ async def six_nodes(directory: Path) -> AsyncIterator[list[NodeProcess]]:
 
 @dataclass
 class Drill:
-    """`links[n]` leads to the node that is called `names[n]`."""
+    """The balancer reaches the node that is called `names[n]` at `addresses[n]`: over `links[n]`, if there are any."""
 
     stack: Stack
     names: Sequence[str]
-    links: Sequence[FaultyLink]
+    addresses: Sequence[str]
+    links: Sequence[FaultyLink] = ()
 
     @property
     def port(self) -> int:
@@ -75,7 +76,7 @@ class Drill:
     async def events(self, number: int, since: float = 0.0) -> list[dict[str, Any]]:
         """Return the events of one node after that time, the oldest first; `number` -1: those of no node."""
         told = (await self.stack.get("/api/events"))["events"]
-        names = ("",) if number < 0 else (self.name(number), f"{self.links[number].at}:{self.links[number].port}")
+        names = ("",) if number < 0 else (self.name(number), self.addresses[number])
         return [event for event in reversed(told) if event["node"] in names and event["at"] >= since]
 
     async def became(self, number: int, state: str, since: float, *, within_s: float = 20) -> list[dict[str, Any]]:
@@ -89,7 +90,7 @@ class Drill:
 
     async def all_ready(self) -> None:
         """Wait until all workers see all nodes ready, and have done so without a word for a whole interval."""
-        for number in range(len(self.links)):
+        for number in range(len(self.names)):
 
             async def is_ready(number: int = number) -> bool:
                 last = {event["worker"]: event["state"] for event in await self.events(number)}
@@ -99,7 +100,7 @@ class Drill:
 
     async def others_were_left_alone(self, *numbers: int, since: float) -> None:
         """Assert that no node but those changed its state."""
-        for number in set(range(len(self.links))) - set(numbers):
+        for number in set(range(len(self.names))) - set(numbers):
             assert await self.events(number, since) == []
 
 
@@ -118,9 +119,9 @@ async def drill(
             await running.enter_async_context(faulty_link(first + number, node.port))
             for number, node in enumerate(nodes)
         ]
-        options = {"discover": False, "static": [link.url for link in links]}
+        options = {"discover": False, "static": [f"http://{link.address}" for link in links]}
         settings = {"secret": SECRET, "redis": "none", "lb": lb} | sections
         stack = await running.enter_async_context(running_stack(directory, 0, options, **settings))
-        scene = Drill(stack, [f"n{node.port}" for node in nodes], links)
+        scene = Drill(stack, [f"n{node.port}" for node in nodes], [link.address for link in links], links)
         await scene.all_ready()
         yield scene

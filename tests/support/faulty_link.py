@@ -111,8 +111,8 @@ class FaultyLink:
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
-    def url(self) -> str:
-        return f"http://{self.at}:{self.port}"
+    def address(self) -> str:
+        return f"{self.at}:{self.port}"
 
     @property
     def probes(self) -> list[Crossing]:

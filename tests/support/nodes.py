@@ -57,11 +57,12 @@ class NodeProcess:
 
 
 async def started(
-    *arguments: str, cwd: Path = ROOT, log: Path, pass_fds: Sequence[int] = ()
+    *arguments: str, cwd: Path = ROOT, log: Path, pass_fds: Sequence[int] = (), under: Sequence[str] = ()
 ) -> asyncio.subprocess.Process:
-    """Start `python -m node` with these arguments and return its process."""
+    """Start `python -m node` with these arguments, by the command `under` if one is given, and return its process."""
     with log.open("wb") as output:
         return await asyncio.create_subprocess_exec(
+            *under,
             sys.executable,
             "-m",
             "node",
@@ -89,10 +90,12 @@ async def ended(*arguments: str, cwd: Path = ROOT, log: Path, within_s: float = 
 
 
 @asynccontextmanager
-async def running_node(directory: Path, *arguments: str, cwd: Path = ROOT) -> AsyncIterator[NodeProcess]:
+async def running_node(
+    directory: Path, *arguments: str, cwd: Path = ROOT, under: Sequence[str] = ()
+) -> AsyncIterator[NodeProcess]:
     """Run a node on a free port until the block ends; `directory` gets its log."""
     log = _unused(directory)
-    process = await started("--port", "0", *arguments, cwd=cwd, log=log)
+    process = await started("--port", "0", *arguments, cwd=cwd, log=log, under=under)
     node = NodeProcess(process, 0, log)
     try:
         node.port = await eventually(lambda: _port_in(node), within_s=20, what="the node is ready")
