@@ -12,7 +12,7 @@ from typing import Any
 from tests.support.balancer import SECRET
 from tests.support.drill import APP, HEALTH, LB, NODES, Drill
 from tests.support.namespaces import Namespace, namespaces, need_loss
-from tests.support.nodes import running_node
+from tests.support.nodes import killed, running_node
 from tests.support.stack import running_stack
 from tests.support.visitors import Visitors, visitors
 from tests.support.waiting import eventually
@@ -35,8 +35,7 @@ async def _on_hosts(directory: Path, hosts: list[Namespace], lb: Mapping[str, An
         scene = Drill(stack, names, addresses)
         await scene.all_ready()
         yield scene
-        for node in nodes:
-            node.kill()
+        await killed(nodes)
 
 
 async def _is_known(scene: Drill, stream: Visitors, number: int, since: float) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.support.balancer import SECRET
 from tests.support.faulty_link import FaultyLink, faulty_link
-from tests.support.nodes import NodeProcess, running_node
+from tests.support.nodes import NodeProcess, killed, running_node
 from tests.support.ports import free_ports
 from tests.support.stack import Stack, running_stack
 from tests.support.waiting import eventually
@@ -49,8 +49,7 @@ async def six_nodes(directory: Path) -> AsyncIterator[list[NodeProcess]]:
             started = (running.enter_async_context(running_node(directory, *config)) for _ in range(2))
             nodes += await asyncio.gather(*started)
         yield nodes
-        for node in nodes:
-            node.kill()  # one after the other they would take their time to leave
+        await killed(nodes)
 
 
 @dataclass

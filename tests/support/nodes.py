@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,6 +110,14 @@ async def running_node(
             process.kill()
             await process.wait()
             raise
+
+
+async def killed(nodes: Iterable[NodeProcess]) -> None:
+    """Kill all of them: to leave one after the other, as a user would have them do, takes its time."""
+    for node in nodes:
+        node.kill()
+    for node in nodes:
+        await node.process.wait()
 
 
 def _unused(directory: Path) -> Path:

@@ -33,6 +33,8 @@ class Visit:
     node: str = ""
     retry_after: str = ""
     fault: str = ""
+    seconds: float = 0.0
+    """How long it took."""
 
     @property
     def is_over(self) -> bool:
@@ -56,6 +58,7 @@ async def _make(made: Visit, port: int, *, polling: bool) -> None:
                 writer.transport.abort()
     except (OSError, asyncio.IncompleteReadError, TimeoutError) as exc:
         made.fault = repr(exc)
+    made.seconds = time.time() - made.began
 
 
 async def _greeted(made: Visit, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, polling: bool) -> None:
