@@ -19,11 +19,11 @@ def in_background(enter: Callable[[], AbstractAsyncContextManager[T]]) -> Iterat
     thread.start()
     try:
         context = enter()
-        entered = asyncio.run_coroutine_threadsafe(context.__aenter__(), loop).result(60)
+        entered = asyncio.run_coroutine_threadsafe(context.__aenter__(), loop).result(120)
         try:
             yield entered
         finally:
-            asyncio.run_coroutine_threadsafe(context.__aexit__(None, None, None), loop).result(60)
+            asyncio.run_coroutine_threadsafe(context.__aexit__(None, None, None), loop).result(120)
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()

@@ -78,7 +78,7 @@ class Drill:
         names = ("",) if number < 0 else (self.name(number), self.addresses[number])
         return [event for event in reversed(told) if event["node"] in names and event["at"] >= since]
 
-    async def became(self, number: int, state: str, since: float, *, within_s: float = 20) -> list[dict[str, Any]]:
+    async def became(self, number: int, state: str, since: float, *, within_s: float = 60) -> list[dict[str, Any]]:
         """Wait until each worker has seen that node change to `state` after that time; return the events."""
 
         async def all_saw() -> list[dict[str, Any]]:

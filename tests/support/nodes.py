@@ -98,7 +98,7 @@ async def running_node(
     process = await started("--port", "0", *arguments, cwd=cwd, log=log, under=under)
     node = NodeProcess(process, 0, log)
     try:
-        node.port = await eventually(lambda: _port_in(node), within_s=20, what="the node is ready")
+        node.port = await eventually(lambda: _port_in(node), within_s=60, what="the node is ready")
         yield node
     except BaseException:
         sys.stderr.write(f"--- the node said:\n{node.said()}\n")
