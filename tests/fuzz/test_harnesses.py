@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz import between, sockets, web
+from tests.fuzz import arriving, between, sockets, web
 from tests.fuzz.harness import Harness
 
-HARNESSES = (*web.HARNESSES, *sockets.HARNESSES, *between.HARNESSES)
+HARNESSES = (*web.HARNESSES, *arriving.HARNESSES, *sockets.HARNESSES, *between.HARNESSES)
 
 
 @pytest.mark.parametrize("harness", HARNESSES, ids=str)

@@ -48,7 +48,7 @@ def parsed_request(data: bytes) -> RawRequestMessage | None:
     return messages[0][0] if len(messages) == 1 and not rest else None
 
 
-def _parsed_answer(data: bytes) -> RawResponseMessage | None:
+def parsed_answer(data: bytes) -> RawResponseMessage | None:
     parser = HttpResponseParser(BaseProtocol(_loop()), _loop(), 2**16, response_with_body=False)
     try:
         messages, _, _ = parser.feed_data(data)
@@ -104,7 +104,7 @@ def _check_sent(sent: list[tuple[bytes, bytes]], came: Headers, *, chunked: bool
 
 def check_answer_head(data: bytes) -> None:
     """An answer that we take goes on as one that another parser reads as one answer, framed as we frame it."""
-    message = _parsed_answer(data)
+    message = parsed_answer(data)
     if message is None or message.code == 101:
         return  # 101 is refused, or goes another way
     try:

@@ -1,0 +1,279 @@
+"""Harnesses of what the balancer reads by itself: plain requests and answers, chunks, TLS hellos, certificates."""
+
+from __future__ import annotations
+
+import re
+
+import h11
+
+from cluster.origin import canonical, canonical_pattern
+from lb.chunks import BadChunk, Chunks
+from lb.client_hello import ALPN, HEADER, Opening, opening, protocols
+from lb.headers import answer_head, framing, values
+from lb.last_frame import close_code
+from lb.origins import AllowedOrigins
+from lb.plain import MOST_HEAD_BYTES, is_beginning, may_have_body, read_answer, request_fields, request_line
+from lb.strict import check_answer, read_strictly
+from lb.x509 import certificates_in
+from node.reader import Close, ProtocolError, Reader
+from tests.fuzz.harness import Harness, cuts
+from tests.fuzz.web import parsed_answer, parsed_request
+from tests.support.websockets import client_frame, close, text
+
+
+def check_plain_request(data: bytes) -> None:
+    """A request that is plain is for the long way exactly the same one; and every beginning of one may become one."""
+    head, end, _ = data.partition(b"\r\n\r\n")
+    first, _, block = head.partition(b"\r\n")
+    line, fields = request_line(first), request_fields(block)
+    if not end or line is None or fields is None or not may_have_body(line[0], fields[1]):
+        return
+    message = parsed_request(head + end)
+    assert message is not None
+    method, target = line[0].decode(), line[1].decode()
+    assert (message.method, message.path, message.version) == (method, target, (1, 1))
+    assert read_strictly(method, target, message.version, message.raw_headers) == (target, message.raw_headers)
+    assert list(message.raw_headers) == list(fields[0])
+    assert not message.upgrade
+    assert not message.chunked
+    assert not message.should_close
+    lengths = values(message.raw_headers, b"content-length")
+    assert [int(length) for length in lengths] == ([] if fields[1] is None else [fields[1]])
+    if len(head) < MOST_HEAD_BYTES:
+        start = len(first) + 2
+        assert all(is_beginning(head[:at]) for at in range(start, len(head) + 1))
+
+
+def check_plain_answer(data: bytes) -> None:
+    """An answer that is plain is the same on the long way, framed alike."""
+    head, end, _ = data.partition(b"\r\n\r\n")
+    for method in ("GET", "HEAD"):
+        plain = read_answer(head + end, to_head=method == "HEAD") if end else None
+        if plain is None:
+            continue
+        message = parsed_answer(head + end)
+        assert message is not None
+        check_answer(message.code, message.reason, message.version, message.raw_headers)
+        frame = framing(method, message.code, (1, 1), message.raw_headers, close=False)
+        reason = message.reason.strip(" \t")  # the only difference, and nobody's
+        theirs = answer_head(message.code, reason, message.raw_headers, frame, (1, 1), None)
+        assert (plain.status, plain.head + b"\r\n") == (message.code, theirs)
+        assert plain.chunked == frame.chunked
+        lengths = values(message.raw_headers, b"content-length")
+        assert plain.length == (int(lengths[0]) if lengths and frame.body else 0)
+        assert not (plain.keeps and method == "GET" and message.should_close)
+
+
+_Body = tuple[bytes, bytes | None]
+"""What came of a body, and what came behind it; None: it has not ended."""
+
+
+def check_chunks(data: bytes) -> None:
+    """A body is the same however it is cut, and another reader that takes it finds the same in it."""
+    found = _unchunked([data])
+    for pieces in cuts(data):
+        assert _unchunked(pieces) == found
+    theirs = _theirs(data)
+    if found is not None and theirs is not None:
+        assert found == theirs
+
+
+def _unchunked(pieces: list[bytes]) -> _Body | None:
+    chunks, body, rest = Chunks(), b"", b""
+    try:
+        for piece in pieces:
+            if chunks.ended:
+                rest += piece
+            else:
+                body += chunks.feed(piece)
+                rest += chunks.rest
+    except BadChunk as exc:
+        assert str(exc)
+        return None
+    return body, rest if chunks.ended else None
+
+
+def _theirs(data: bytes) -> _Body | None:
+    reader = h11.Connection(h11.CLIENT)
+    reader.send(h11.Request(method="GET", target="/", headers=[("Host", "a")]))
+    reader.send(h11.EndOfMessage())
+    reader.receive_data(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + data)
+    body = b""
+    try:
+        while True:
+            match reader.next_event():
+                case h11.Data() as piece:
+                    body += bytes(piece.data)
+                case h11.EndOfMessage():
+                    return body, reader.trailing_data[0]
+                case h11.NEED_DATA:
+                    return body, None
+    except h11.RemoteProtocolError:
+        return None
+
+
+def check_hello(data: bytes) -> None:
+    """What a connection begins with is told once, from as many bytes as were asked for, and never otherwise."""
+    found, size = opening(data[:0]), 0
+    while isinstance(found, int):
+        assert found > size
+        size = found
+        if size > len(data):
+            assert opening(data) == found
+            return
+        found = opening(data[:size])
+    assert opening(data) is found or len(data) > size
+    if found is Opening.OTHER_PROTOCOL:
+        assert data[0] == 0x16
+        assert ALPN not in protocols(data[HEADER:size])
+    elif found is Opening.HTTP:
+        assert data[:3].isupper()
+
+
+def check_last_frame(data: bytes) -> None:
+    """If all that was read is frames up to a close frame, its code is told; and else never one that may not be sent."""
+    code = close_code(data, masked=True)
+    assert code is None or code == 1005 or 1000 <= code < 5000
+    reader, events = Reader(len(data)), []
+    reader.feed(data)
+    try:
+        while (event := reader.next()) is not None:
+            events.append(event)
+            if isinstance(event, Close):
+                break
+    except ProtocolError:
+        return
+    if events and isinstance(events[-1], Close):
+        assert code == (events[-1].code if not reader.half_read().unread else None)
+
+
+def check_origin(data: bytes) -> None:
+    """An origin has one spelling, and a page is let in only if the allowed list names just that."""
+    value = data.decode("latin-1")
+    name = canonical(value)
+    if name is not None:
+        assert canonical(name) == name
+    allowed = AllowedOrigins.of(["https://a.example", "https://*.b.example:8443", "null"])
+    if allowed.allow(data):
+        assert re.fullmatch(r"(?i:null|https://a\.example(:0*443)?|https://[a-z0-9_.-]+\.b\.example:0*8443)", value), (
+            value
+        )
+    pattern = canonical_pattern(value)
+    if pattern is not None:
+        assert canonical_pattern(pattern) == pattern
+
+
+def check_certificates(data: bytes) -> None:
+    """A file is no certificate, or has names and times."""
+    try:
+        found = certificates_in(data)
+    except ValueError:
+        return
+    assert all(isinstance(each.expires, float) and all(each.names) for each in found)
+
+
+def _hello(*names: bytes) -> bytes:
+    offered = b"".join(bytes([len(name)]) + name for name in names)
+    alpn = b"\0\x10" + (len(offered) + 2).to_bytes(2, "big") + len(offered).to_bytes(2, "big") + offered
+    body = b"\x03\x03" + bytes(32) + b"\0" + b"\0\2\x13\1" + b"\1\0" + len(alpn).to_bytes(2, "big") + alpn
+    record = b"\1" + len(body).to_bytes(3, "big") + body
+    return b"\x16\x03\1" + len(record).to_bytes(2, "big") + record
+
+
+_FIELDS = (
+    b"Host: a\r\n",
+    b"Content-Length: 2\r\n",
+    b"Content-Length: 0\r\n",
+    b"Transfer-Encoding: chunked\r\n",
+    b"Connection: close\r\n",
+    b"Connection: keep-alive\r\n",
+    b"Upgrade: h2c\r\n",
+    b"X:\t\xe9 \r\n",
+    b"Set-Cookie: a=b\r\n",
+)
+_ODDS = (b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b"\0", b"\x80", b"#", b"\\")
+
+HARNESSES = (
+    Harness(
+        "plain request",
+        check_plain_request,
+        ("lb.plain", "lb.strict"),
+        (b"GET ", b"POST ", b"HEAD ", b"/", b"/x?y", b"*", b" HTTP/1.1\r\n", *_FIELDS, *_ODDS),
+        (
+            b"POST /x?y HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nX: y\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: a:1\r\nConnection: keep-alive\r\nX:\t\xe9 \r\n\r\n",
+        ),
+    ),
+    Harness(
+        "plain answer",
+        check_plain_answer,
+        ("lb.plain", "lb.strict"),
+        (b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 ", b"204 ", b"304 ", b"999 ", *_FIELDS, *_ODDS),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n",
+            b"HTTP/1.1 404  \xe9 \r\nTransfer-Encoding: chunked\r\nSet-Cookie: a=b\r\n\r\n",
+            b"HTTP/1.1 304 \r\nContent-Length: 9\r\n\r\n",
+        ),
+    ),
+    Harness(
+        "chunks",
+        check_chunks,
+        ("lb.chunks",),
+        (b"2\r\nhi\r\n", b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n", b"2;a=b\r\n", b"a\r\n", b"0000", b";", b'"', *_ODDS),
+        (b"2;a=b\r\nhi\r\n0;c\r\nX: y\r\n\r\nrest", b"0A \t;x\r\n0123456789\r\n00\r\n\r\n"),
+    ),
+    Harness(
+        "client hello",
+        check_hello,
+        ("lb.client_hello",),
+        (b"\x16\x03\1", b"\0\x40", b"\0\x10", b"GET ", b"POST", b"\x02h2", b"\x08http/1.1", b"\0", b"\1", b"\xff"),
+        (_hello(b"h2", b"http/1.1"), _hello(b"h2"), b"GET / HTTP/1.1\r\n", b"\x16\x03\1\0\5\1\0\0\1\3"),
+    ),
+    Harness(
+        "last frame",
+        check_last_frame,
+        ("lb.last_frame", "node.reader"),
+        (
+            text("a"),
+            client_frame(0x89, b"p"),
+            close(1000, b"x"),
+            close(),
+            close(1005),
+            b"\x88",
+            b"\x80",
+            b"\xfe",
+            b"\0",
+        ),
+        (text("a") + close(4008, b"slow"), close(1001) + text("x"), client_frame(0x82, bytes(200)) + close()),
+    ),
+    Harness(
+        "origin",
+        check_origin,
+        ("lb.origins", "cluster.origin"),
+        (
+            b"https://",
+            b"a.example",
+            b".b.example",
+            b":8443",
+            b":443",
+            b"x",
+            b"*.",
+            b"null",
+            b"[::1]",
+            b"/",
+            b"@",
+            b"\0",
+        ),
+        (b"https://a.example", b"https://x.b.example:8443", b"https://*.b.example", b"HTTP://[::1]:080", b"file://"),
+    ),
+    Harness(
+        "certificates",
+        check_certificates,
+        ("lb.x509",),
+        (b"-----BEGIN CERTIFICATE-----\n", b"-----END CERTIFICATE-----", b"MIIB", b"AAAA", b"MA==", b"\n", b"="),
+        (
+            b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----",
+            b"-----BEGIN CERTIFICATE-----\nMBowGAAAAAAwEhcHMDAwMTAxWhcHMDAwMTAxWgAA\n-----END CERTIFICATE-----",
+        ),
+    ),
+)
