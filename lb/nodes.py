@@ -123,7 +123,7 @@ class Node:
 
     def share(self, now: float) -> float:
         """How much of what it will get one day it gets now, from 0 to 1."""
-        if now >= self.warm_at:
+        if now >= self.warm_at or self.connections < NO_CROWD:
             return 1.0
         return max(LEAST_SHARE, (now - self.warm_from) / (self.warm_at - self.warm_from))
 
@@ -153,6 +153,9 @@ class Node:
 
 
 _SERVING = frozenset({State.READY, State.EJECTED, State.DRAINING})
+
+NO_CROWD = 10
+"""With fewer clients a node cannot be run over: where all nodes are nearly empty, one that comes later is one of them."""
 
 LEAST_SHARE = 0.1
 """With less a node that has just joined would not be noticed to fail."""

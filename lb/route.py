@@ -81,7 +81,7 @@ class Router:
             return None
         if self.policy is not ip_hash:
             # A node that has just joined takes part in some of the draws only, more of them with each second.
-            warm = [node for node in free if node.warm_at <= now or self.rng() < node.share(now)]
+            warm = [node for node in free if (share := node.share(now)) >= 1.0 or self.rng() < share]
             return self._placed(free, client, warm or free)
         return self._placed(free, client)
 

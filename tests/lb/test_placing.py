@@ -212,6 +212,14 @@ def test_nodes_that_all_begin_together_begin_at_once() -> None:
     assert scene.placed(router(), 30) == {"a": 10, "b": 10, "c": 10}
 
 
+def test_a_node_that_joins_a_cluster_of_few_clients_is_one_of_them_at_once() -> None:
+    """Three clients go to three nodes, also where the third one took long to start."""
+    scene = Scene(2, slow_start_s=10.0)
+    scene.join("c")
+    choose = Router(least_connections(), cookies=False, rng=lambda: 0.99)
+    assert scene.placed(choose, 3) == {"a": 1, "b": 1, "c": 1}
+
+
 def test_by_hash_a_node_that_joins_has_its_share_at_once() -> None:
     """All balancers must agree, whenever they saw it join."""
     scene = Scene(2, slow_start_s=10.0)
