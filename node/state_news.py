@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import Any
 
@@ -45,7 +46,12 @@ class StateNews:
         self._topics: dict[tuple[str, bool], Topic] = {}
         self._missing: set[Topic] = set()
         """What was heard before the subscription was lost."""
+        self._asked: Counter[tuple[str, bool]] = Counter()
+        """How many subscriptions to a channel, or pattern, are not confirmed yet: there may be some of earlier watches,
+        given up since."""
         self._turn = asyncio.Lock()
+        """Who has it may speak to the subscription.  Two at once would open a connection each for it, and one of them
+        would hear nobody; and whoever speaks to one that is being closed would open another."""
         self._away = False
 
     async def hear(self, topic: Topic) -> None:
@@ -83,7 +89,7 @@ class StateNews:
         while True:
             await self._wanted.wait()
             try:
-                async with self._connect() as link, link.pubsub() as subscription:
+                async with self._connect() as link, self._subscribed(link) as subscription:
                     async for message in self._messages(subscription):
                         delays = full_jitter(RETRY_FIRST_S, RETRY_MOST_S)
                         self._take(message)
@@ -91,16 +97,27 @@ class StateNews:
             except REDIS_AWAY as exc:
                 self._lost(exc)
             finally:
-                self._subscription = None
                 self._missing.update(topic for topic, held in self._held.items() if held.is_set())
                 for held in self._held.values():
                     held.clear()
             await asyncio.sleep(next(delays))
 
+    @asynccontextmanager
+    async def _subscribed(self, link: redis.Redis) -> AsyncIterator[PubSub]:
+        """Subscribe to all that is watched; whoever watches more meanwhile subscribes to that."""
+        async with link.pubsub() as subscription:
+            try:
+                async with self._turn:
+                    self._asked.clear()
+                    await self._subscribe(subscription, [*self._held])
+                    self._subscription = subscription
+                yield subscription
+            finally:
+                async with self._turn:
+                    self._subscription = None
+
     async def _messages(self, subscription: PubSub) -> Any:
         """Yield what comes, until nothing is watched any more."""
-        self._subscription = subscription
-        await self._subscribe(subscription, [*self._held])
         async for message in lively(subscription):
             yield message
             if not self._held:
@@ -110,6 +127,7 @@ class StateNews:
     async def _subscribe(self, subscription: PubSub, topics: list[Topic]) -> None:
         keys = [self._channel(topic) for topic in topics if not topic[1]]
         prefixes = [self._channel(topic) for topic in topics if topic[1]]
+        self._asked.update([*((key, False) for key in keys), *((prefix, True) for prefix in prefixes)])
         if keys:
             await subscription.subscribe(*keys)
         if prefixes:
@@ -122,13 +140,18 @@ class StateNews:
     def _take(self, message: dict[str, Any]) -> None:
         match message["type"]:
             case "subscribe" | "psubscribe" as kind:
-                self._begin(self._topics.get((_text(message["channel"]), kind == "psubscribe")))
+                self._begin((_text(message["channel"]), kind == "psubscribe"))
             case "message":
                 self._tell(self._topics.get((_text(message["channel"]), False)), message)
             case "pmessage":
                 self._tell(self._topics.get((_text(message["pattern"]), True)), message)
 
-    def _begin(self, topic: Topic | None) -> None:
+    def _begin(self, name: tuple[str, bool]) -> None:
+        self._asked[name] -= 1
+        if self._asked[name] > 0:
+            return  # that was for an earlier watch, which has unsubscribed since
+        del self._asked[name]
+        topic = self._topics.get(name)
         if topic is None:
             return
         self._held[topic].set()
