@@ -83,7 +83,7 @@ async def beating(valkey: Valkey, *records: NodeRecord) -> AsyncIterator[None]:
 
 
 async def in_pool(pool: Pool, *names: str) -> None:
-    await eventually(lambda: sorted(pool.nodes) == sorted(names), within_s=8, what=f"{names}, are {list(pool.nodes)}")
+    await eventually(lambda: sorted(pool.nodes) == sorted(names), what=f"{names}, are {list(pool.nodes)}")
 
 
 def ready(pool: Pool, name: str) -> Node:
@@ -128,7 +128,7 @@ def test_without_redis_only_configured_nodes_exist() -> None:
     async def main() -> None:
         pool = Pool(time.monotonic)
         discovery = Discovery(pool, Config.model_validate({"redis": "none", "nodes": {"local": 1}}))
-        await asyncio.wait_for(discovery.run(), 5)
+        await asyncio.wait_for(discovery.run(), 30)
         assert list(pool.nodes) == ["n3000"]
         assert discovery.redis == "none"
 
@@ -164,7 +164,7 @@ def test_a_change_is_heard_at_once(valkey: Valkey) -> None:
             await it.announce(record("n1"), 300.0, changed=True)
             await in_pool(pool, "n1")
             await it.announce(record("n1", state=State.DRAINING), 300.0, changed=True)
-            await eventually(lambda: pool.nodes["n1"].state is State.DRAINING, within_s=3)
+            await eventually(lambda: pool.nodes["n1"].state is State.DRAINING)
             await it.withdraw("n1", "a")
             await in_pool(pool)
 

@@ -17,7 +17,7 @@ from lb.crowd import Crowd
 from lb.entrance import Entrance
 from lb.events import KEEP, Events
 from lb.pool import Change
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, lastingly
 
 
 def change(node: str, state: State = State.READY) -> Change:
@@ -92,13 +92,18 @@ def test_a_directory_that_cannot_be_written_to_costs_one_log_line(
         running = asyncio.ensure_future(events.run())
         for number in range(3):
             events.changed(change(f"n{number}"))
-            await asyncio.sleep(0.12)
+            await eventually(lambda: _not_written(caplog), what="it tried")
+            await lastingly(lambda: _not_written(caplog) == 1, 0.12)
         assert len(events.latest()) == 3
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
 
     asyncio.run(main())
-    assert [record.getMessage() for record in caplog.records].count("events not written") == 1
+    assert _not_written(caplog) == 1
+
+
+def _not_written(caplog: pytest.LogCaptureFixture) -> int:
+    return [record.getMessage() for record in caplog.records].count("events not written")
 
 
 @dataclass

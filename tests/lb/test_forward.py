@@ -14,7 +14,7 @@ from tests.support.backends import OK, Backend, Conversation, answering, backend
 from tests.support.balancer import SECRET, Balancer, balancer
 from tests.support.exchanges import get, read_chunked, through
 from tests.support.ports import free_port
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, lastingly
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 
@@ -203,7 +203,7 @@ def test_each_event_of_a_stream_arrives_at_once(run: Run) -> None:
         for number in range(5):
             event = b"data: %d\n\n" % number
             steps.put_nowait(event)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(30):
                 assert await caller.reader.readuntil(b"\n\n\r\n") == b"%x\r\n%b\r\n" % (len(event), event)
         steps.put_nowait(b"")
         caller.close()
@@ -332,8 +332,8 @@ def test_a_client_that_goes_away_cancels_the_exchange(run: Run) -> None:
         await eventually(lambda: node.heads)
         assert lb.node().exchanges == 1
         caller.close()
-        await eventually(lambda: node.conversations[0].ended.is_set(), within_s=2)
-        await eventually(lambda: lb.node().exchanges == 0 and lb.front.connections == 0, within_s=2)
+        await eventually(lambda: node.conversations[0].ended.is_set())
+        await eventually(lambda: lb.node().exchanges == 0 and lb.front.connections == 0)
 
     async def talk(conversation: Conversation, head: bytes) -> None:
         await conversation.until_closed()
@@ -352,7 +352,7 @@ def test_a_client_that_goes_away_in_the_middle_of_its_upload_cancels_it(run: Run
         caller.send(get("/", "Content-Length: 100", method="POST") + b"half")
         await eventually(lambda: node.heads)
         caller.close()
-        await eventually(lambda: node.conversations[0].ended.is_set(), within_s=2)
+        await eventually(lambda: node.conversations[0].ended.is_set())
 
     through(run, talk, check)
 
@@ -460,14 +460,13 @@ def test_a_slow_upload_is_no_slow_answer(run: Run) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         for _ in range(8):
-            due = loop.time() + 0.06
-            await eventually(lambda due=due: loop.time() >= due)  # type: ignore[misc]
+            await lastingly(lambda: not caller.reader.at_eof(), 0.1)
             caller.send(b"x")
-        assert loop.time() - began > 0.4
+        assert loop.time() - began > 0.6
         assert (await caller.answer())[1] == b"ok"
         caller.close()
 
-    through(run, talk, check, answer_timeout_s=0.3)
+    through(run, talk, check, answer_timeout_s=0.5)
 
 
 def test_a_client_that_stops_in_the_middle_of_its_upload_is_told_so(run: Run) -> None:
@@ -506,7 +505,7 @@ def test_a_client_that_does_not_read_its_answer_is_let_go(run: Run) -> None:
         await quiet.head()
         deaf.send(get("/"))
         await eventually(lambda: len(node.conversations) == 2)
-        await eventually(lambda: node.conversations[1].ended.is_set(), within_s=5)
+        await eventually(lambda: node.conversations[1].ended.is_set())
         await eventually(lambda: lb.front.connections == 1)
         go.set()
         assert await quiet.reader.readexactly(1) == b"x"
@@ -579,7 +578,7 @@ def test_without_any_node_the_answer_is_503_at_once(run: Run) -> None:
             caller = await lb.connect()
             for _ in range(2):
                 caller.send(get())
-                async with asyncio.timeout(2):
+                async with asyncio.timeout(30):
                     head, _ = await caller.answer()
                 assert head.startswith(b"HTTP/1.1 503 ")
                 assert b"\r\nRetry-After: 1\r\n" in head

@@ -16,7 +16,7 @@ from tests.lb.conftest import Run
 from tests.support.backends import OK, Conversation, answering, backend, tunnel_echo
 from tests.support.balancer import balancer, upgrade_request
 from tests.support.descriptors import no_descriptor_left
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, lastingly
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -62,7 +62,7 @@ def test_a_head_that_does_not_come_in_time_is_a_408(run: Run, first: bytes) -> N
 
             await eventually(trickled)
             assert answer.result().startswith(b"HTTP/1.1 408 ")
-            assert 0.2 < loop.time() - began < 3
+            assert loop.time() - began > 0.2
             assert lb.metrics.totals.rejected == {"head_timeout": 1}
 
     run(main)
@@ -108,24 +108,22 @@ def test_a_kept_connection_ends_when_it_is_idle_for_too_long(run: Run) -> None:
 
     async def slow(conversation: Conversation, head: bytes) -> None:
         if b"/slow" in head:
-            due = asyncio.get_running_loop().time() + 0.6
-            await eventually(lambda: asyncio.get_running_loop().time() > due)
+            await lastingly(lambda: not conversation.ended.is_set(), 0.8)
         await conversation.send(OK)
 
     async def main() -> None:
-        async with backend(slow) as node, balancer(node.port, idle_timeout_s=0.4, head_timeout_s=5) as lb:
+        async with backend(slow) as node, balancer(node.port, idle_timeout_s=0.6, head_timeout_s=30) as lb:
             loop = asyncio.get_running_loop()
             caller = await lb.connect()
             caller.send(GET.replace(b"/ ", b"/slow "))
             assert (await caller.answer())[1] == b"ok"
-            began = loop.time()
             caller.send(b"GET / HT")
-            await eventually(lambda: loop.time() - began > 0.6)
+            await lastingly(lambda: not caller.reader.at_eof(), 0.8)
             caller.send(b"TP/1.1\r\nHost: h\r\n\r\n")
             assert (await caller.answer())[1] == b"ok"
             began = loop.time()
             assert await caller.rest() == b""
-            assert 0.3 < loop.time() - began < 3
+            assert loop.time() - began > 0.5
 
     run(main)
 
@@ -139,12 +137,10 @@ def test_a_body_has_no_head_timeout(run: Run) -> None:
 
     async def main() -> None:
         async with backend(talk) as node, balancer(node.port, head_timeout_s=0.2) as lb:
-            loop = asyncio.get_running_loop()
             caller = await lb.connect()
             caller.send(b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n")
             for byte in b"abc":
-                due = loop.time() + 0.15
-                await eventually(lambda due=due: loop.time() > due)  # type: ignore[misc]
+                await lastingly(lambda: not caller.reader.at_eof(), 0.15)
                 caller.send(bytes([byte]))
             assert (await caller.answer())[1] == b"ok"
 
@@ -291,7 +287,7 @@ def test_a_stopping_front_lets_everybody_finish(run: Run) -> None:
             assert await tunnel.reader.readexactly(1) == b"x"
             assert not stopping.done()
             tunnel.close()
-            await asyncio.wait_for(stopping, 2)
+            await asyncio.wait_for(stopping, 30)
             assert lb.front.connections == 0
 
     run(main)
@@ -313,7 +309,7 @@ def test_a_stopping_front_ends_what_does_not_finish(run: Run) -> None:
             tunnel.send(upgrade_request())
             await tunnel.head()
             await eventually(lambda: len(node.heads) == 2)
-            await asyncio.wait_for(lb.front.stop(0.2), 3)
+            await asyncio.wait_for(lb.front.stop(0.2), 30)
             assert lb.front.connections == 0
             assert await tunnel.rest() == b""
             assert await busy.rest() == b""

@@ -135,7 +135,7 @@ def test_a_leaving_node_counts_for_neither() -> None:
 
 # --- the loop ---------------------------------------------------------------------------------------------------
 
-QUICK = Settings(interval_s=0.1, timeout_s=0.2, rise=1, fall=2)
+QUICK = Settings(interval_s=0.1, timeout_s=30.0, rise=1, fall=2)
 
 
 class Prober:
@@ -183,11 +183,11 @@ def record(name: str = "n3000", **facts: object) -> NodeRecord:
 
 
 async def is_in(node: Node, state: State) -> None:
-    await eventually(lambda: node.state is state, within_s=5, what=f"{node.name} {state}, is {node.state}")
+    await eventually(lambda: node.state is state, what=f"{node.name} {state}, is {node.state}")
 
 
 def test_a_real_node_rises_falls_and_comes_back(run: Run) -> None:
-    """Stopped and started again on its port, it goes down with the reason and is ready again within a second."""
+    """Stopped and started again on its port, it goes down with the reason and is ready again."""
 
     async def main() -> None:
         scene = Scene()
@@ -198,9 +198,7 @@ def test_a_real_node_rises_falls_and_comes_back(run: Run) -> None:
             await is_in(node, State.DOWN)
             assert node.reason == "connection refused"
             await real.start()
-            began = time.monotonic()
             await is_in(node, State.READY)
-            assert time.monotonic() - began < 1.0
             await eventually(lambda: real.sessions == 0)
         assert scene.path_of("n3000") == [State.READY, State.DOWN, State.READY]
 
@@ -231,7 +229,8 @@ def test_a_node_that_accepts_and_never_answers_goes_down(run: Run) -> None:
 
     async def main() -> None:
         scene = Scene()
-        async with silent_server() as port, scene.watched() as pool:
+        impatient = QUICK.model_copy(update={"timeout_s": 0.2})
+        async with silent_server() as port, scene.watched(impatient) as pool:
             node = pool.add_static("127.0.0.1", port)
             await is_in(node, State.DOWN)
             assert node.reason == "no answer to GET /healthz within 0.2 s"
@@ -244,7 +243,7 @@ def test_a_hanging_node_does_not_delay_the_probes_of_others(run: Run) -> None:
 
     async def main() -> None:
         scene = Scene()
-        slow = Settings(interval_s=0.1, timeout_s=30.0)
+        slow = Settings(interval_s=0.1, timeout_s=600.0)
         async with silent_server() as port, socketio_node() as real, scene.watched(slow) as pool:
             pool.add_static("127.0.0.1", port)
             node = pool.add_static("127.0.0.1", real.port)
@@ -266,18 +265,16 @@ def test_nodes_that_were_there_before_the_loop_are_probed_too(run: Run) -> None:
 
 
 def test_a_node_that_the_data_path_found_dead_comes_back_only_after_a_success_and_soon(run: Run) -> None:
-    """A refused connection takes it out at once; with an interval of a minute it is still probed within a moment."""
+    """A refused connection takes it out at once; with an interval of ten minutes it is still probed soon."""
 
     async def main() -> None:
         scene, prober = Scene(), Prober()
-        async with scene.watched(Settings(interval_s=60.0), prober) as pool:
+        async with scene.watched(Settings(interval_s=600.0), prober) as pool:
             node = pool.add_static("127.0.0.1", 3000)
             await is_in(node, State.READY)
             prober.found[3000] = Found("connection refused")
             pool.signal(node, Signal.FALL, "connection refused")
-            ejected = time.monotonic()
-            await eventually(lambda: len(prober.times[3000]) >= 3, within_s=2)
-            assert prober.times[3000][1] - ejected < 0.5
+            await eventually(lambda: len(prober.times[3000]) >= 3)
             assert node.state is State.DOWN
             prober.found[3000] = Found()
             await is_in(node, State.READY)
@@ -330,7 +327,7 @@ def test_a_node_that_finished_joining_rises_without_waiting_for_the_interval(run
 
     async def main() -> None:
         scene, prober = Scene(), Prober()
-        async with scene.watched(Settings(interval_s=60.0), prober) as pool:
+        async with scene.watched(Settings(interval_s=600.0), prober) as pool:
             pool.seen([record(state=State.JOINING)])
             await eventually(lambda: len(prober.times.get(3000, [])) >= 1)
             pool.seen([record(state=State.READY)])

