@@ -49,7 +49,7 @@ class _Shape:
     example: str
 
 
-_USER = r"(?:[^\s@/?#]*@)?"
+_USER = r"(?:[^\s@/?#\[\]]*@)?"
 _SHAPE = _Shape(rf"{_USER}{HOST}{PORT}?(?:/\d*)?(?:\?\S*)?", "[user:password@]host[:port][/database]")
 _SHAPES = {
     "unix": _Shape(rf"{_USER}/[^\s?#]+(?:\?\S*)?", "/path/of/socket[?db=database]"),

@@ -376,6 +376,7 @@ HARNESSES = (
             b"redis+sentinel://a:1,[::1]:2/3/svc",
             b"redis+cluster://a,b:7/0",
             b"redis://a:0",
+            b"redis://:pass[word@a",
             b"redis+sentinel://u:p@a/0/x@y",
         ),
     ),
