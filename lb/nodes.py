@@ -155,7 +155,7 @@ class Node:
 _SERVING = frozenset({State.READY, State.EJECTED, State.DRAINING})
 
 NO_CROWD = 10
-"""With fewer clients a node cannot be run over: where all nodes are nearly empty, one that comes later is one of them."""
+"""With fewer clients a node cannot be run over: where all are nearly empty, one that comes later is one of them."""
 
 LEAST_SHARE = 0.1
 """With less a node that has just joined would not be noticed to fail."""
