@@ -12,6 +12,7 @@ Exit status: 0; 1 if somebody was dropped, a message lost or a new client met an
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import table
 from benchmarks.command_line import run, scratch, seconds, whole, write_json
-from benchmarks.measure import Spread, allow_descriptors, cpu_s, machine, most_descriptors
+from benchmarks.measure import BenchmarkError, Spread, allow_descriptors, cpu_s, machine, most_descriptors
 from benchmarks.sio.crowds import Crowd, crowd
 from benchmarks.sio.options import positive_rate
 from benchmarks.sio.peers import APP, BALANCER, NODES, REDIS, SERVERS, Server, our_stack
@@ -102,6 +103,8 @@ def _rounds(options: argparse.Namespace) -> tuple[list[Round], list[str]]:
     with scratch("storm") as directory, ExitStack() as started:
         server = started.enter_context(our_stack(directory, options.app, options.limit))
         present = _present(options, server, started)
+        if options.real_time:
+            _prefer([*server.processes[SERVERS], present.busy.pid])
         rounds = []
         for number in range(options.rounds):
             print(f"round {number + 1} of {options.rounds} ...", file=sys.stderr)
@@ -122,6 +125,15 @@ def _present(options: argparse.Namespace, server: Server, started: ExitStack) ->
     for each in (*silent, busy):
         each.await_open((options.idle + options.busy) / options.limit)
     return Present(busy, silent)
+
+
+def _prefer(pids: Sequence[int]) -> None:
+    """Let these run before everything else on the machine (sched(7)).  Raises BenchmarkError if we may not."""
+    try:
+        for pid in pids:
+            os.sched_setscheduler(pid, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
+    except PermissionError:
+        raise BenchmarkError("--real-time needs root (CAP_SYS_NICE)") from None
 
 
 def _round(options: argparse.Namespace, server: Server, present: Present) -> Round:
@@ -163,6 +175,7 @@ def report(facts: dict[str, str], options: argparse.Namespace, rounds: Sequence[
     there = f"{options.idle} idle and {options.busy} busy clients, {options.rate:g} events/s, {NODES} nodes"
     storm = f"{2 * options.limit:g} new clients/s, {options.limit:g} may come in (lb.handshakes_per_s)"
     load = f"{options.rounds} rounds of {options.seconds:g} s of each"
+    load += "; nodes and busy clients run before all others" if options.real_time else ""
     yield from table.heading(facts | {"there": there, "storm": storm, "load": load})
     yield ""
     yield table.line("event until its ack, µs", "calm", "storm", "storm / calm")
@@ -207,6 +220,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add("--limit", type=positive_rate, default=300.0, help="lb.handshakes_per_s; twice as many want in [300]")
     add("--rounds", type=whole(1), default=5, help="each is calm and then a storm [5]")
     add("--seconds", type=seconds, default=10.0, help="measured in each phase [10]")
+    add("--real-time", action="store_true", help="nodes and busy clients run before all else (SCHED_RR; needs root)")
     add("--app", default=APP, help=f"the application [{APP}]")
     add("--json", type=Path, help="write all measurements to this file")
     return parser.parse_args(arguments)

@@ -109,6 +109,21 @@ def test_more_clients_than_there_may_be_descriptors_are_refused(capsys: pytest.C
     assert "open files are needed" in capsys.readouterr().err
 
 
+def test_real_time_is_asked_for_the_nodes_and_the_busy_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may not have it is told so in one line."""
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(os, "sched_setscheduler", lambda pid, policy, _: asked.append((pid, policy)))
+    storm._prefer([11, 12])
+    assert asked == [(11, os.SCHED_RR), (12, os.SCHED_RR)]
+
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    with pytest.raises(BenchmarkError, match="--real-time needs root"):
+        storm._prefer([11])
+
+
 @pytest.mark.parametrize("module", ["steady", "newcomers"])
 def test_clients_of_a_server_that_is_not_there_say_so(module: str) -> None:
     """Those who should be there cannot be; of those who want in, each meets that."""
