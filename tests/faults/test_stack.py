@@ -103,7 +103,7 @@ def test_while_redis_is_away_local_clients_talk_on_and_afterwards_all_hear_all(t
             away_until = time.monotonic() + 5
             talked = 0
             while time.monotonic() < away_until:
-                await everyone_hears(clients[0], [clients[0], neighbour], f"while it is away {talked}", within_s=5)
+                await everyone_hears(clients[0], [clients[0], neighbour], f"while it is away {talked}")
                 talked += 1
                 assert len(await stack.ready_nodes()) == 3, "no node is ejected for Redis's sake"
             newcomer = await crowd.connect(stack.url, WEBSOCKET)
@@ -185,7 +185,7 @@ async def _status_of_page(host: str, port: int) -> bytes:
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             return (await reader.readline()).strip()
     finally:
         writer.close()

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -171,18 +172,21 @@ def test_what_comes_too_late_is_refused_and_the_client_hears_nothing(run: Run, t
 
 def test_what_was_answered_too_late_is_let_go(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process was stopped between its look at the clock and its answer: nothing is written to the client."""
-    send = handoff.send
+    send, stopped_s = handoff.send, [0]
 
     def stopped(sock: socket.socket, message: Message, descriptor: int | None = None) -> None:
         if isinstance(message, Taken):
-            time.sleep(0.06)
+            stopped_s[0] = 60
         send(sock, message, descriptor)
+
+    clock = SimpleNamespace(monotonic_ns=lambda: time.monotonic_ns() + stopped_s[0] * SECOND_NS)
+    monkeypatch.setattr(node.adoption, "time", clock)
 
     async def main() -> None:
         async with linked(tmp_path) as (adopting, worker):
             with accepted() as (client, server):
                 client.setblocking(False)
-                worker.give(1, upgrade_request("/echo"), server.fileno(), valid_s=0.05)
+                worker.give(1, upgrade_request("/echo"), server.fileno(), valid_s=30)
                 monkeypatch.setattr(handoff, "send", stopped)
                 await worker.hears_the_end(1)
                 with pytest.raises(BlockingIOError):

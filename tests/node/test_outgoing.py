@@ -333,7 +333,8 @@ def test_bytes_arrive_through_real_sockets_of_a_slow_reader(run: Run) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         server, client = await connected_pair()
-        channel = Channel(Listener(), ChannelLimits(slow_consumer_bytes=1 << 30))
+        listener = Listener()
+        channel = Channel(listener, ChannelLimits(slow_consumer_bytes=1 << 30))
         await loop.connect_accepted_socket(lambda: channel, server)
         sent, drained = b"", list[int]()
         for number, frames in zip(range(400), numbered(10_000), strict=False):
@@ -351,6 +352,6 @@ def test_bytes_arrive_through_real_sockets_of_a_slow_reader(run: Run) -> None:
         assert not channel.is_behind
         channel.abort()
         client.close()
-        await asyncio.sleep(0.01)
+        await eventually(lambda: listener.ends)
 
     run(main)

@@ -12,7 +12,7 @@ import pytest
 from node import Server, engine
 from tests.support.clients import CROWDS, POLLING
 from tests.support.nodes import node_here
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, lastingly
 
 
 @asynccontextmanager
@@ -66,13 +66,14 @@ def test_a_body_that_comes_in_pieces_is_one_body(chunked: bool) -> None:
     text = "x" * 100_000
     body = f'42["say","{text}"]'.encode()
 
-    async def pieces() -> AsyncIterator[bytes]:
-        for start in range(0, len(body), 30_000):
-            yield body[start : start + 30_000]
-            await asyncio.sleep(0.01)
-
     async def main() -> None:
         sio, heard = counting_server()
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for start in range(0, len(body), 30_000):
+                await lastingly(lambda: not heard, 0.01)
+                yield body[start : start + 30_000]
+
         async with node_here(sio) as url, polling_session(url) as (session, address):
             headers = {} if chunked else {"Content-Length": str(len(body))}
             async with session.post(address, data=pieces(), headers=headers) as answer:

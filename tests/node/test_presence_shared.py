@@ -57,7 +57,7 @@ def test_users_of_a_dead_node_are_gone_at_once_and_swept(valkey: Valkey) -> None
                 two.presence.join("s2", "bob")
                 await eventually(lambda: one.joined() == ["bob"])
             await two.die_by(link)
-            await eventually(lambda: one.left() == ["bob"], within_s=2)
+            await eventually(lambda: one.left() == ["bob"])
             assert one.presence.users() == {}
             assert await eventually(lambda: _is_empty(link), what="only the empty part of n1 is left")
 
@@ -106,19 +106,17 @@ def test_a_directory_that_was_emptied_makes_nobody_leave(valkey: Valkey) -> None
     asyncio.run(main())
 
 
-def test_while_redis_is_away_questions_are_answered_at_once(valkey: Valkey) -> None:
+def test_while_redis_is_away_questions_are_answered_at_once(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     """`synced` does not wait for what cannot come."""
+    monkeypatch.setattr(presence_module, "SYNC_S", 600.0)
 
     async def main() -> None:
         async with sharing(valkey.url) as chair:
             await chair.presence.synced()
             valkey.kill()
             chair.presence.join("s1", "ann")
-            loop = asyncio.get_running_loop()
-            await chair.presence.synced()
-            began = loop.time()
-            await chair.presence.synced()
-            assert loop.time() - began < 0.05
+            for _ in range(2):
+                await chair.presence.synced()
             assert list(chair.presence.users()) == ["ann"]
             await chair.presence.withdraw()
 
@@ -136,7 +134,7 @@ def test_a_directory_that_does_not_answer_is_waited_for_with_a_limit(
             await chair.presence.synced()
             with valkey.hanging():
                 chair.presence.join("s1", "ann")
-                async with asyncio.timeout(1):
+                async with asyncio.timeout(30):
                     await chair.presence.synced()
 
     asyncio.run(main())

@@ -1,4 +1,7 @@
-"""Engine.IO protocol 4, "Heartbeat": pings come within pingInterval; who is silent is found, neither late nor early."""
+"""Engine.IO protocol 4, "Heartbeat": pings come, and who is silent is found, not too early.
+
+That they do not come late is for tests/node/test_wheel.py and tests/node/test_engine.py, in virtual time.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,11 @@ import aiohttp
 
 from tests.support.engine import opened, polled_session
 from tests.support.engine_app import INTERVAL_S, TIMEOUT_S
+from tests.support.waiting import eventually
 
 PATH = "/socket.io/?EIO=4&transport="
-LATE_S = 0.5
-"""What a busy machine may add."""
+EARLY_S = 0.05
+"""What two clocks may differ by."""
 
 
 def test_pings_come_to_a_poll_in_time(engine_url: str) -> None:
@@ -25,7 +29,7 @@ def test_pings_come_to_a_poll_in_time(engine_url: str) -> None:
                 began = time.monotonic()
                 async with http.get(address) as answer:
                     assert (answer.status, await answer.text()) == (200, "2")
-                assert INTERVAL_S / 2 < time.monotonic() - began < INTERVAL_S + LATE_S
+                assert time.monotonic() - began > INTERVAL_S / 2
                 async with http.post(address, data="3") as answer:
                     assert answer.status == 200
 
@@ -41,7 +45,7 @@ def test_pings_come_over_a_websocket_in_time(engine_url: str) -> None:
             for _ in range(4):
                 began = time.monotonic()
                 assert await socket.receive_str() == "2"
-                assert INTERVAL_S / 2 < time.monotonic() - began < INTERVAL_S + LATE_S
+                assert time.monotonic() - began > INTERVAL_S / 2
                 await socket.send_str("3")
 
     asyncio.run(main())
@@ -52,13 +56,15 @@ def test_a_silent_client_that_does_not_poll_is_found_when_the_time_is_over_and_n
 
     async def main() -> None:
         async with aiohttp.ClientSession() as http:
-            before, after = await polled_session(http, engine_url, PATH), await polled_session(http, engine_url, PATH)
-            await asyncio.sleep(INTERVAL_S + TIMEOUT_S / 4)
-            async with http.get(before) as answer:
-                assert (answer.status, await answer.text()) == (200, "2")
-            await asyncio.sleep(TIMEOUT_S * 3 / 4)
-            async with http.get(after) as answer:
-                assert answer.status == 400
+            began = time.monotonic()
+            address = await polled_session(http, engine_url, PATH)
+
+            async def is_over() -> bool:
+                async with http.post(address, data="4only a pong counts") as answer:
+                    return answer.status == 400
+
+            await eventually(is_over)
+            assert time.monotonic() - began > INTERVAL_S + TIMEOUT_S - EARLY_S
 
     asyncio.run(main())
 
@@ -88,7 +94,7 @@ def test_a_silent_websocket_is_closed_when_the_time_is_over_and_not_before(engin
             await socket.send_str("4still here")
             assert await socket.receive_str() == "4still here"
             assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
-            assert INTERVAL_S + TIMEOUT_S - 0.05 < time.monotonic() - began < INTERVAL_S + TIMEOUT_S + LATE_S
+            assert time.monotonic() - began > INTERVAL_S + TIMEOUT_S - EARLY_S
 
     asyncio.run(main())
 
@@ -98,11 +104,14 @@ def test_pongs_that_nobody_asked_for_change_nothing(engine_url: str) -> None:
 
     async def main() -> None:
         async with aiohttp.ClientSession() as http, http.ws_connect(f"{engine_url}{PATH}websocket") as socket:
-            began = time.monotonic()
             await socket.receive_str()
-            for _ in range(10):
+            ping = asyncio.ensure_future(socket.receive_str())
+
+            async def another_pong() -> bool:
                 await socket.send_str("3")
-            assert await socket.receive_str() == "2"
-            assert time.monotonic() - began < INTERVAL_S + LATE_S
+                return ping.done()
+
+            await eventually(another_pong)
+            assert ping.result() == "2"
 
     asyncio.run(main())

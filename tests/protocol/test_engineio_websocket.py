@@ -24,7 +24,7 @@ async def socket_at(url: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
 
 
 async def is_closed(socket: aiohttp.ClientWebSocketResponse) -> bool:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         return (await socket.receive()).type in CLOSED
 
 

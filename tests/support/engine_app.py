@@ -5,7 +5,7 @@ from __future__ import annotations
 from node import Server
 from tests.support.engine import Heard
 
-INTERVAL_S, TIMEOUT_S = 0.3, 0.2
+INTERVAL_S, TIMEOUT_S = 0.3, 1.0
 
 
 sio = Server(cors_allowed_origins="*", ping_interval=INTERVAL_S, ping_timeout=TIMEOUT_S)
