@@ -28,7 +28,7 @@ from lb.link import Link
 from lb.pool import Node, Pool
 from lb.route import By, Choice, Router
 from lb.strict import check_answer
-from lb.upload import LAST_CHUNK, Upload, chunk, running, whole
+from lb.upload import LAST_CHUNK, Upload, chunk, may_be_passed_over, running, whole
 from lb.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -174,7 +174,8 @@ class Forwarder:
             return self._broke_off(exchange, answer, "the client does not read")
         if answer.link.was_reset:
             return self._broke_off(exchange, answer, "reset")
-        answer.link.keep = answer.upload is None or answer.upload.done
+        is_sent = answer.upload is None or answer.upload.done
+        answer.link.keep = is_sent and not may_be_passed_over(exchange.method, exchange.headers)
         return Sent(keep_alive=not frame.close, status=message.code, node=node)
 
     async def _reach(

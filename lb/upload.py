@@ -11,6 +11,7 @@ from aiohttp.web import RequestPayloadError
 
 from lb.errors import BadRequest, BalancerError, BodyTooLarge, NodeFailed
 from lb.guards import BodyLimits
+from lb.headers import Headers, values
 from lb.link import Link
 
 
@@ -20,6 +21,19 @@ def chunk(data: bytes) -> bytes:
 
 
 LAST_CHUNK = b"0\r\n\r\n"
+
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
+
+
+def may_be_passed_over(method: str, headers: Headers) -> bool:
+    """Tell whether a request has a body that its method gives no meaning (RFC 9110 9.3.1, 9.3.5).
+
+    A server that does not read such a body takes it for the next request on the connection, and what it answers to that
+    would be the next client's.
+    """
+    return method in _WITHOUT_BODY and (
+        bool(values(headers, b"transfer-encoding")) or any(int(each) for each in values(headers, b"content-length"))
+    )
 
 
 def whole(body: StreamReader, *, chunked: bool) -> bytes:

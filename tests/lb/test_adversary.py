@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from tests.support.balancer import Balancer, balancer
 from tests.support.recorder import Read, Recorder, recorder, requests_in
+from tests.support.waiting import eventually
 
 LAST = b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 """Ends a connection that nothing else has ended."""
@@ -250,3 +251,44 @@ def test_a_body_never_becomes_a_request(beginning: tuple[bytes, bytes]) -> None:
         assert b"/smuggled" not in [read.target for read in requests]
         requests, _ = there.attack(b"".join(beginning) + SMUGGLED)
         assert b"/smuggled" not in [read.target for read in requests]
+
+
+class Deaf:
+    """A server that reads no bodies: what comes as one it takes for the next request, and answers that when told to."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+        self.go = asyncio.Event()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                target = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1]
+                self.heard.append(target)
+                if target == b"/smuggled":
+                    await self.go.wait()
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(target), target))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+        finally:
+            writer.close()
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE", "OPTIONS"])
+def test_a_body_that_a_node_may_pass_over_costs_the_connection(method: str) -> None:
+    """What such a node takes for a request, and answers later, must not be the answer to the next client's."""
+
+    async def main() -> None:
+        node = Deaf()
+        server = await asyncio.start_server(node.serve, "127.0.0.1", 0)
+        async with balancer(server.sockets[0].getsockname()[1], stickiness="none") as front:
+            caller = await front.connect()
+            caller.send(f"{method} /first HTTP/1.1\r\nHost: a\r\nContent-Length: 35\r\n\r\n".encode() + SMUGGLED)
+            assert (await asyncio.wait_for(caller.head(), WAIT_S)).startswith(b"HTTP/1.1 200 ")
+            asking = asyncio.ensure_future(front.ask(b"GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"))
+            await eventually(lambda: b"/next" in node.heard or asking.done(), what="the next client's request is there")
+            node.go.set()
+            assert (await asking).endswith(b"\r\n\r\n/next")
+        server.close()
+
+    uvloop.run(main())
