@@ -145,7 +145,8 @@ def stream(options: argparse.Namespace) -> StreamResult:
         seconds=seconds,
         cpu_us_per_mib=(cpu_s(pids) - cpu_before) / options.mib * 1e6,
         rss_kib_before=rss_before,
-        rss_kib_peak=peak_kib(pids),
+        # The kernel's counters are right to a few pages only: a peak that was just reset may seem to fall.
+        rss_kib_peak=max(rss_before, peak_kib(pids)),
     )
 
 
