@@ -1,8 +1,7 @@
 """One connection of a client: aiohttp's request handler, with the limits that it lacks.
 
-aiohttp times only idle connections.  Here a head has its own limit, from its first byte (on a new connection: from
-the accept) to its end, so that a client cannot hold a connection by sending one byte at a time.  And a connection can
-be taken out of aiohttp's hands, whole, when it becomes a tunnel.
+aiohttp times only idle connections.  Here a head has limits of its own (lb/head_watch.py), and a connection can be
+taken out of aiohttp's hands, whole, when it becomes a tunnel.
 
 The private names of `RequestHandler` that this touches are listed in tests/lb/test_contracts_aiohttp.py.
 """
@@ -25,9 +24,10 @@ from aiohttp.web import Server as AiohttpServer
 from lb.access import AccessLog
 from lb.arrived import Arrived
 from lb.begun import Begun
-from lb.errors import BadRequest, BalancerError, ClientTooSlow, HeadTooLarge, answer_to
+from lb.errors import BadRequest, BalancerError, HeadTooLarge, answer_to
 from lb.exchange import Sent, abort
 from lb.guards import HeadLimits
+from lb.head_watch import HeadWatch
 from lb.limits import Admission
 from lb.route import Choice
 
@@ -70,9 +70,7 @@ class Downstream(RequestHandler):
         "_begun",
         "_choice",
         "_ends_plainly",
-        "_head_began",
-        "_head_bytes",
-        "_head_timer",
+        "_head",
         "_last_payload",
         "_limits",
         "_lingers",
@@ -108,10 +106,8 @@ class Downstream(RequestHandler):
         self._refusal = arrived.refusal
         self._admitted = arrived.refusal is None
         self._lingers = False
-        self._head_began = False
-        self._head_bytes = 0
+        self._head = HeadWatch(limits.head, limits.head_timeout_s, self._give_up)
         self._ends_plainly = False
-        self._head_timer: asyncio.TimerHandle | None = None
         self._last_payload: StreamReader = EMPTY_PAYLOAD
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -119,7 +115,7 @@ class Downstream(RequestHandler):
             self._refuse(cast(asyncio.Transport, transport), self._refusal)
             return
         super().connection_made(transport)
-        self._time_head()
+        self._head.start()
         # Before the transport reads: what was read before it was there comes first.
         received, self._received = self._received, b""
         if received:
@@ -134,18 +130,13 @@ class Downstream(RequestHandler):
         super().data_received(data)
         self._ends_plainly = self._request_count == heads + 1 and data.endswith(b"\r\n\r\n")
         if self._request_count != heads:
-            self._end_head()
+            self._head.ended()
             if in_body and not self._last_payload.is_eof():
                 # The parser gave up in the middle of a body; aiohttp would tell only whoever reads the next request.
                 self._last_payload.set_exception(RequestPayloadError("malformed"))
             self._last_payload = self._messages[-1][1]
         elif data and not in_body and not self._upgraded:
-            self._head_began = True
-            self._head_bytes += len(data)
-            if self._head_timer is None:
-                self._time_head()
-            if self._head_bytes > self._limits.head.bytes:
-                self._give_up(self._limits.head.too_large())
+            self._head.came(len(data))
 
     def end(self) -> None:
         """End the connection, whatever goes on on it."""
@@ -170,9 +161,7 @@ class Downstream(RequestHandler):
 
     def expire_head(self) -> None:
         """Wait no longer for the rest of a head, which was awaited before we were here."""
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-        self._head_expired()
+        self._head.expire()
 
     def passed(self) -> bool:
         """Return whether the request that was just read has passed the guards before it got here.  Once."""
@@ -206,7 +195,7 @@ class Downstream(RequestHandler):
         return self.transport is None and self._admitted
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._end_head()
+        self._head.cancel()
         super().connection_lost(exc)
         if self._admitted:
             self._admitted = False
@@ -310,28 +299,13 @@ class Downstream(RequestHandler):
         else:
             transport.close()
 
-    def _time_head(self) -> None:
-        self._head_timer = self._loop.call_later(self._limits.head_timeout_s, self._head_expired)
-
-    def _end_head(self) -> None:
-        self._head_began = False
-        self._head_bytes = 0
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
-
-    def _head_expired(self) -> None:
-        self._head_timer = None
-        if self._head_began:
-            self._give_up(ClientTooSlow(f"no whole head within {self._limits.head_timeout_s:g} s"))
-        else:
+    def _give_up(self, problem: BalancerError | None) -> None:
+        """End the connection in the middle of a head, and say why if that can be said."""
+        if problem is None:
             # Who said nothing is told nothing: browsers open connections in advance, and would take a 408 for the
             # answer to their next request.
             self.force_close()
-
-    def _give_up(self, problem: BalancerError) -> None:
-        """End the connection in the middle of a head, and say why if that can be said."""
-        self._end_head()
+            return
         log.info("head given up", extra={"conn": self.number, "reason": str(problem)})
         self._limits.rejected(problem.counted_as)
         if self._request_in_progress or self._messages:
@@ -347,7 +321,7 @@ class Downstream(RequestHandler):
 
     def _process_keepalive(self) -> None:
         # A head that began just before the idle limit has its own.
-        if self._head_timer is None:
+        if not self._head.is_on:
             super()._process_keepalive()
         else:
             self._keepalive_handle = None
