@@ -1,4 +1,4 @@
-"""A body that comes in chunks (RFC 9112 7.1), read as it comes.  Pure."""
+"""A body that comes in chunks (RFC 9112 7.1), checked as it passes.  Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ class BadChunk(ValueError):
 
 
 class Chunks:
-    """Takes the framing off one body.  Extensions and trailer fields are read and go no further (RFC 9112 7.1.2)."""
+    """Lets one body pass, but for chunk extensions and trailer fields: those concern one connection (RFC 9112 7.1.2).
+
+    What can pass as it came is not copied: it may be gigabytes.
+    """
 
     __slots__ = ("_in_trailer", "_left", "_line", "_trailer_bytes", "ended", "rest")
 
@@ -24,7 +27,7 @@ class Chunks:
         self._left = 0
         """Bytes of the chunk that are yet to come, the line end behind it included."""
         self._line = b""
-        """What has come of a line."""
+        """What has come of a line: it passes when it is whole."""
         self._in_trailer = False
         self._trailer_bytes = 0
         self.ended = False
@@ -32,56 +35,68 @@ class Chunks:
         """What came behind the body's end."""
 
     def feed(self, data: bytes) -> bytes:
-        """Return the body's bytes among `data`.  Raises BadChunk."""
+        """Return of `data` what passes, with its framing.  Raises BadChunk."""
         if self._line:
             data, self._line = self._line + data, b""
-        pieces: list[bytes] = []
-        at = 0
+        kept: list[bytes] = []
+        """What passes of `data` up to `begin`, if that is not all."""
+        begin = at = 0
         while at < len(data):
             if self.ended:
                 self.rest = data[at:]
-                break
-            at = self._data(data, at, pieces) if self._left else self._next(data, at)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                kept.append(data[begin:at])
+                return b"".join(kept)
+            if self._left:
+                at = self._pass(data, at)
+                continue
+            end = self._line_end(data, at)
+            if end < 0:
+                kept.append(data[begin:at])
+                return b"".join(kept)
+            passes = self._read(data[at:end])
+            if passes < end - at:  # all of a trailer field, the line end too; else an extension
+                kept.append(data[begin : at + passes])
+                begin = end if passes else end + 2
+            at = end + 2
+        if not begin:
+            return data
+        kept.append(data[begin:])
+        return b"".join(kept)
 
-    def _data(self, data: bytes, at: int, pieces: list[bytes]) -> int:
-        """Take what there is of a chunk; return where the next thing begins."""
-        payload = self._left - 2
-        if payload > 0:
-            piece = data[at : at + payload]
-            pieces.append(piece)
-            self._left -= len(piece)
-            return at + len(piece)
-        end = data[at : at + self._left]
-        if end != b"\r\n"[-self._left :][: len(end)]:
+    def _pass(self, data: bytes, at: int) -> int:
+        """Let pass what there is of a chunk; return where the next thing begins."""
+        came = min(self._left, len(data) - at)
+        of_end = came - max(0, self._left - 2)
+        """How much of what came is of the line end behind the chunk."""
+        left = self._left - came
+        if of_end > 0 and data[at + came - of_end : at + came] != b"\r\n"[2 - left - of_end : 2 - left]:
             raise BadChunk("no line end behind a chunk")
-        self._left -= len(end)
-        return at + len(end)
+        self._left = left
+        return at + came
 
-    def _next(self, data: bytes, at: int) -> int:
-        """Take the line that begins at `at`, if it is whole; return where the next thing begins."""
-        end = data.find(b"\r\n", at)
-        if (end if end >= 0 else len(data)) - at > MOST_LINE_BYTES:
-            raise BadChunk("a line that is too long")
+    def _line_end(self, data: bytes, at: int) -> int:
+        """Return where the line that begins at `at` ends; if it does not, keep it for later and return -1."""
+        end = data.find(b"\r\n", at, at + MOST_LINE_BYTES + 2)
         if end < 0:
+            if len(data) - at > MOST_LINE_BYTES:
+                raise BadChunk("a line that is too long")
             self._line = data[at:]
             if b"\n" in self._line:
                 raise BadChunk("a line that ends without CR")
-            return len(data)
-        line = data[at:end]
-        if self._in_trailer:
-            self._trailer(line)
-        else:
+        return end
+
+    def _read(self, line: bytes) -> int:
+        """Go by what `line` says; return how much of it passes, from its beginning."""
+        if not self._in_trailer:
             match = _SIZE.fullmatch(line)
             if match is None:
                 raise BadChunk("no chunk size")
             size = int(match[1], 16)
             self._left, self._in_trailer = (size + 2, False) if size else (0, True)
-        return end + 2
-
-    def _trailer(self, line: bytes) -> None:
+            return match.end(1)
         self._trailer_bytes += len(line) + 2
         if not line:
             self.ended = True
         elif self._trailer_bytes > MOST_LINE_BYTES or _TRAILER.fullmatch(line) is None:
             raise BadChunk("no trailer field, or too much of it")
+        return 0

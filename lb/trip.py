@@ -19,7 +19,6 @@ from lb.plain import MOST_HEAD_BYTES, PlainAnswer, read_answer
 from lb.plain_link import PlainLink
 from lb.pool import Node
 from lb.route import Choice
-from lb.upload import LAST_CHUNK, chunk
 from lb.yard import Yard
 
 log = logging.getLogger(__name__)
@@ -172,12 +171,12 @@ class Trip:
         self._relay(self._head(answer), payload, answer)
 
     def _payload(self, data: bytes) -> bytes:
-        """Return of `data` what goes to the client, framed.  Raises BadChunk."""
+        """Return of `data`, which is of the body, what goes to the client.  Raises BadChunk."""
         chunks = self._chunks
         if chunks is not None:
-            payload = chunks.feed(data)
+            data = chunks.feed(data)
             self._left, self._is_fitting = int(not chunks.ended), not chunks.rest
-            return (chunk(payload) if payload else b"") + (LAST_CHUNK if chunks.ended else b"")
+            return data
         if len(data) > self._left:
             # More than it said: that belongs to no request, and nothing else on this connection can be trusted.
             self._is_fitting = False

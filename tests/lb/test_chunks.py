@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 from aiohttp.base_protocol import BaseProtocol
@@ -18,11 +19,28 @@ HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 def fed(*pieces: bytes) -> tuple[bytes, bool, bytes]:
     """Return the body, whether it has ended, and what came behind it.  Raises BadChunk."""
-    chunks, body, rest = Chunks(), b"", b""
+    chunks, passed, rest = Chunks(), b"", b""
     for piece in pieces:
-        body += chunks.feed(piece)
+        passed += chunks.feed(piece)
         rest += chunks.rest
-    return body, chunks.ended, rest
+    body, ended = decoded(passed)
+    assert ended is chunks.ended
+    return body, ended, rest
+
+
+def decoded(passed: bytes) -> tuple[bytes, bool]:
+    """Return the body in chunks that must have no extensions and no trailer fields, and whether it has ended."""
+    body, begun = b"", b""
+    while passed:
+        line, _, passed = passed.partition(b"\r\n")
+        assert re.fullmatch(rb"[0-9A-Fa-f]+", line), line
+        size = int(line, 16)
+        if not size:
+            assert passed in (b"", b"\r\n")
+            return body, passed == b"\r\n"
+        body, begun, passed = body + passed[:size], passed[size : size + 2], passed[size + 2 :]
+        assert b"\r\n".startswith(begun)
+    return body, False
 
 
 @pytest.mark.parametrize(
@@ -45,6 +63,17 @@ def test_a_body_is_what_its_chunks_hold(data: bytes, expected: tuple[bytes, bool
     """However they are cut: all at once, byte by byte."""
     assert fed(data) == expected
     assert fed(*(bytes([byte]) for byte in data)) == expected
+
+
+def test_what_can_pass_as_it_came_is_not_copied() -> None:
+    """Only what an extension, a trailer field or an unfinished line is in is put together anew."""
+    whole = b"5\r\nhello\r\n0\r\n\r\n"
+    assert Chunks().feed(whole) is whole
+    chunks = Chunks()
+    for piece in (b"400\r\n" + bytes(100), bytes(500), bytes(1024 - 600) + b"\r\n1\r\nx\r", b"\n"):
+        assert chunks.feed(piece) is piece
+    assert Chunks().feed(b"5;a\r\nhello\r\n0\r\nX: y\r\n\r\nmore") == whole
+    assert Chunks().feed(b"5\r\nhello\r\n0") == b"5\r\nhello\r\n"
 
 
 @pytest.mark.parametrize(
