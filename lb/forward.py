@@ -237,7 +237,9 @@ class Forwarder:
                     upload.on_end = lambda: deadline.reschedule(loop.time() + limit_s)
                 for _ in range(MOST_INTERIM + 1):
                     message, body = await link.answer()
-                    check_answer(message.code, message.reason, message.version, message.raw_headers)
+                    check_answer(
+                        message.code, message.reason, message.version, message.raw_headers, chunked=message.chunked
+                    )
                     if message.code >= 200 or message.code == 101:
                         return message, body
                     await _interim(exchange, message)

@@ -76,8 +76,11 @@ def is_host(value: bytes) -> bool:
     return _HOST.fullmatch(value) is not None
 
 
-def check_answer(status: int, reason: str, version: tuple[int, int], headers: Headers) -> None:
-    """Raise NodeFailed unless the head of a node's answer can be read in one way only."""
+def check_answer(status: int, reason: str, version: tuple[int, int], headers: Headers, *, chunked: bool) -> None:
+    """Raise NodeFailed unless the head of a node's answer can be read in one way only.
+
+    `chunked`: the parser takes its body for chunks.  It does not where a tab stands behind the coding, as it may.
+    """
     if version not in ((1, 1), (1, 0)):
         raise NodeFailed(f"it speaks HTTP/{version[0]}.{version[1]}")
     if not 100 <= status <= 999:
@@ -95,7 +98,7 @@ def check_answer(status: int, reason: str, version: tuple[int, int], headers: He
             if value.lower() != b"chunked":
                 raise NodeFailed(f"a transfer coding other than chunked: {value[:40]!r}")
     # RFC 9112 6.1: faulty framing, in a version that does not know the field or in a field that comes twice.
-    if codings > 1 or (codings and version == (1, 0)):
+    if codings > 1 or (codings and version == (1, 0)) or bool(codings) is not chunked:
         raise NodeFailed("an ambiguous Transfer-Encoding")
 
 

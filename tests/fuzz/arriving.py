@@ -53,7 +53,9 @@ def check_plain_answer(data: bytes) -> None:
             continue
         message = parsed_answer(head + end)
         assert message is not None
-        check_answer(message.code, message.reason, message.version, message.raw_headers)
+        if plain.chunked and not message.chunked:
+            continue  # a tab behind the coding, which the long way refuses
+        check_answer(message.code, message.reason, message.version, message.raw_headers, chunked=message.chunked)
         frame = framing(method, message.code, (1, 1), message.raw_headers, close=False)
         reason = message.reason.strip(" \t")  # the only difference, and nobody's
         theirs = answer_head(message.code, reason, message.raw_headers, frame, (1, 1), None)
@@ -213,6 +215,7 @@ HARNESSES = (
             b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n",
             b"HTTP/1.1 404  \xe9 \r\nTransfer-Encoding: chunked\r\nSet-Cookie: a=b\r\n\r\n",
             b"HTTP/1.1 304 \r\nContent-Length: 9\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\t\r\n\r\n",
         ),
     ),
     Harness(

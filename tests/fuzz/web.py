@@ -108,7 +108,7 @@ def check_answer_head(data: bytes) -> None:
     if message is None or message.code == 101:
         return  # 101 is refused, or goes another way
     try:
-        check_answer(message.code, message.reason, message.version, message.raw_headers)
+        check_answer(message.code, message.reason, message.version, message.raw_headers, chunked=message.chunked)
         for method, version in (("GET", (1, 1)), ("HEAD", (1, 1)), ("GET", (1, 0))):
             _check_answer_to(method, version, message)
     except NodeFailed:

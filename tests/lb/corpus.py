@@ -385,6 +385,7 @@ ANSWERS = [
             b"chunked,",
             b",chunked",
             b"chunked, chunked",
+            b"chunked\t\r\nTrailer: x",
         )
     ),
     Case("coding in 1.0", head(b"HTTP/1.0 200 OK", b"Transfer-Encoding: chunked") + b"2\r\nok\r\n0\r\n\r\n", 502),

@@ -99,7 +99,7 @@ def test_an_answer_that_is_plain_is_what_the_long_way_reads(
     messages, upgraded, tail = parser.feed_data(head + (b"0\r\n\r\n" if answer.chunked else b"x" * answer.length))
     assert (len(messages), upgraded, tail) == (1, False, b"")
     message, body = messages[0]
-    check_answer(message.code, message.reason, message.version, message.raw_headers)
+    check_answer(message.code, message.reason, message.version, message.raw_headers, chunked=message.chunked)
     method = "HEAD" if to_head else "GET"
     frame = framing(method, message.code, (1, 1), message.raw_headers, close=False)
     assert frame.chunked is answer.chunked
