@@ -71,16 +71,22 @@ _Body = tuple[bytes, bytes | None]
 
 
 def check_chunks(data: bytes) -> None:
-    """A body is the same however it is cut, and another reader that takes it finds the same in it."""
-    found = _unchunked([data])
+    """What passes is the same however it is cut, and another reader finds in it what it finds in what came."""
+    found = _passed([data])
     for pieces in cuts(data):
-        assert _unchunked(pieces) == found
+        assert _passed(pieces) == found
+    if found is None:
+        return
+    passed, rest = found
+    read = _theirs(passed)
+    assert read is not None, passed
+    assert read[1] == (None if rest is None else b"")
     theirs = _theirs(data)
-    if found is not None and theirs is not None:
-        assert found == theirs
+    if theirs is not None:
+        assert (read[0], rest) == theirs
 
 
-def _unchunked(pieces: list[bytes]) -> _Body | None:
+def _passed(pieces: list[bytes]) -> _Body | None:
     chunks, body, rest = Chunks(), b"", b""
     try:
         for piece in pieces:
