@@ -65,6 +65,8 @@ def _agrees_with_another(data: bytes, found: _Outcome, *, inflates: bool) -> Non
     events, code = found
     if code == 1009:
         return  # the other one has no such limit
+    if any(isinstance(event, Close) and 1012 <= event.code <= 1014 for event in events):
+        return  # IANA's registry has these codes, the other one does not
     theirs, refused = _theirs(data, inflates=inflates)
     if refused:
         # They inflate what has come of a message; we wait for all of it.
