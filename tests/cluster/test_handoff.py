@@ -210,4 +210,4 @@ def test_another_user_is_not_trusted(user: int, *, ours: bool) -> None:
         accepted, _ = listener.accept()
         with accepted:
             assert handoff.is_ours(accepted) is ours
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=30) == 0

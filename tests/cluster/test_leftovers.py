@@ -88,7 +88,7 @@ def test_an_orphaned_redis_is_ended(base: Path, dead: RunDir) -> None:
     with sleeper(*argv[argv.index(str(embedded.binary())) :]) as process:
         _until((dead.path / embedded.PID_FILE).exists)
         clear(base, set())
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=30) == 0
     assert not dead.path.exists()
 
 
@@ -148,7 +148,7 @@ def test_one_that_ends_by_itself_is_waited_for_not_signalled(base: Path, dead: R
     with sleeper(sys.executable, "-I", "-S", "-c", "import time; time.sleep(0.5)") as process:
         _report(dead, process.pid, outlives=False)
         clear(base, {3000})
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=30) == 0
 
 
 @pytest.mark.parametrize("born", ["", "another-boot/1", None])

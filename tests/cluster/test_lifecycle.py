@@ -66,7 +66,7 @@ def test_a_signal_stops_it_in_order(number: signal.Signals) -> None:
     ) as running:
         _until_up(running)
         running.send_signal(number)
-        assert running.wait(timeout=20) == 7
+        assert running.wait(timeout=30) == 7
 
 
 def test_a_second_signal_ends_it_at_once() -> None:
@@ -75,7 +75,7 @@ def test_a_second_signal_ends_it_at_once() -> None:
         for _ in range(2):
             _until_up(running)
             running.send_signal(signal.SIGTERM)
-        assert running.wait(timeout=20) == 128 + signal.SIGTERM
+        assert running.wait(timeout=30) == 128 + signal.SIGTERM
 
 
 def test_a_process_may_do_something_at_the_second_signal_but_the_third_ends_it() -> None:
@@ -84,7 +84,7 @@ def test_a_process_may_do_something_at_the_second_signal_but_the_third_ends_it()
         for _ in range(3):
             _until_up(running)
             running.send_signal(signal.SIGINT)
-        assert running.wait(timeout=20) == 128 + signal.SIGINT
+        assert running.wait(timeout=30) == 128 + signal.SIGINT
 
 
 def test_the_end_of_the_lifeline_stops_it_like_a_signal() -> None:
@@ -94,7 +94,7 @@ def test_the_end_of_the_lifeline_stops_it_like_a_signal() -> None:
         _until_up(running)
         assert running.stdin is not None
         running.stdin.close()
-        assert running.wait(timeout=20) == 3
+        assert running.wait(timeout=30) == 3
 
 
 def test_a_supervised_process_is_not_hurried_by_a_second_signal() -> None:
@@ -104,7 +104,7 @@ def test_a_supervised_process_is_not_hurried_by_a_second_signal() -> None:
         for _ in range(2):
             _until_up(running)
             running.send_signal(signal.SIGTERM)
-        assert running.wait(timeout=20) == 5
+        assert running.wait(timeout=30) == 5
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_sighup_lets_a_process_of_a_stack_follow_new_log_settings(tmp_path: Path
         _until_up(running)
         file.write_text(logs.share("debug", "json"), encoding="ascii")
         running.send_signal(signal.SIGHUP)
-        _, said = running.communicate(timeout=20)
+        _, said = running.communicate(timeout=30)
     lines = [json.loads(line) for line in said.splitlines()]
     assert ("debug", "n3000", "fine") in [(line["level"], line["process"], line["message"]) for line in lines]
 

@@ -59,9 +59,9 @@ def answers(url: str) -> None:
             listening.pubsub(ignore_subscribe_messages=True) as subscription,
         ):
             await subscription.subscribe("channel")
-            assert await subscription.get_message(timeout=5) is None
+            assert await subscription.get_message(timeout=30) is None
             assert await link.publish("channel", b"hello") == 1
-            message = await subscription.get_message(timeout=5)
+            message = await subscription.get_message(timeout=30)
             assert message is not None
             assert message["data"] == b"hello"
 

@@ -41,10 +41,10 @@ def with_registry(valkey: Valkey, check: Check) -> None:
 async def hearing(valkey: Valkey) -> AsyncIterator[Callable[[], Awaitable[bytes]]]:
     """Subscribe to changes; give a function that waits for the next name."""
     async with connection(valkey.url, blocking=True) as link, Registry(link, KEYS).changes() as subscription:
-        assert await subscription.get_message(timeout=5) is None
+        assert await subscription.get_message(timeout=30) is None
 
         async def next_name() -> bytes:
-            message = await subscription.get_message(timeout=5)
+            message = await subscription.get_message(timeout=30)
             assert message is not None
             name: bytes = message["data"]
             return name

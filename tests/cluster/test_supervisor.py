@@ -25,7 +25,7 @@ def _lines(said: Path) -> list[str]:
 
 async def _ready(supervisor: Supervisor, spec: Spec) -> Child:
     child = supervisor.start(spec)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         assert await child.until(ChildState.READY, ChildState.GIVEN_UP) is ChildState.READY
     return child
 
@@ -73,7 +73,7 @@ def test_a_crash_loop_is_given_up_with_its_last_words(tmp_path: Path) -> None:
     async def main() -> None:
         async with supervising(tmp_path) as (supervisor, _):
             child = supervisor.start(script("sys.exit('no disk')"))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await child.until(ChildState.GIVEN_UP)
             assert (child.restarts, child.pid, child.is_hopeless) == (2, None, False)
             assert child.reason == "ended with status 1: no disk"
@@ -91,7 +91,7 @@ def test_status_two_is_given_up_at_once_and_the_last_line_is_the_reason(tmp_path
         async with supervising(tmp_path) as (supervisor, _):
             code = "print('on stdout'); sys.stderr.write('Traceback ...\\napp x:sio: no module x\\n'); sys.exit(2)"
             child = supervisor.start(script(code))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await child.until(ChildState.GIVEN_UP)
             assert (child.reason, child.restarts, child.is_hopeless) == ("app x:sio: no module x", 0, True)
 
@@ -104,7 +104,7 @@ def test_an_end_without_being_asked_is_a_death_even_with_status_zero(tmp_path: P
     async def main() -> None:
         async with supervising(tmp_path) as (supervisor, _):
             child = supervisor.start(script("sys.exit(0)"))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await child.until(ChildState.GIVEN_UP)
             assert child.reason == "ended with status 0"
 
@@ -176,7 +176,7 @@ def test_hurry_kills_at_once(tmp_path: Path) -> None:
             child.ask_to_stop()
             await child.until(ChildState.STOPPING)
             supervisor.hurry()
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await child.until(ChildState.STOPPED)
 
     asyncio.run(main())
@@ -189,7 +189,7 @@ def test_a_stop_while_it_waits_for_its_next_start_takes_effect_at_once(tmp_path:
         limits = RestartLimits(first_delay_s=3600, most_delay_s=3600, give_up_after=5, window_s=60)
         async with supervising(tmp_path, limits) as (supervisor, _):
             child = supervisor.start(script("sys.exit(1)"))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await child.until(ChildState.WAITING)
                 await supervisor.stop(child)
             assert child.state is ChildState.STOPPED
@@ -246,7 +246,7 @@ def test_a_program_that_cannot_be_started_is_a_death_with_a_reason(tmp_path: Pat
     async def main() -> None:
         async with supervising(tmp_path) as (supervisor, _):
             child = supervisor.start(Spec(name="ghost", argv=(str(tmp_path / "no-such-program"),)))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await child.until(ChildState.GIVEN_UP)
             assert child.reason == "cannot be started: No such file or directory"
 
@@ -266,7 +266,7 @@ def test_a_process_whose_pipes_cannot_be_read_is_not_lost(tmp_path: Path, monkey
             pids: list[int | None] = []
             monkeypatch.setattr(PipeReader, "connect", refuse)
             child = supervisor.start(script(SERVE))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await child.until(ChildState.GIVEN_UP)
             assert child.reason == "cannot be started: Too many open files"
             assert len(pids) == 3
@@ -336,7 +336,7 @@ def test_a_grandchild_that_holds_the_pipes_does_not_hold_up_a_restart(tmp_path: 
             child = await _ready(supervisor, script(code))
             first = _pid(child)
             os.kill(first, signal.SIGKILL)
-            await eventually(lambda: child.state is ChildState.READY and child.pid != first, within_s=5)
+            await eventually(lambda: child.state is ChildState.READY and child.pid != first)
             await supervisor.stop(child)
             for line in await eventually(lambda: [text for text in _lines(said) if "killed" not in text]):
                 os.kill(int(line.rpartition(" ")[2]), signal.SIGKILL)
@@ -352,7 +352,7 @@ def test_other_restart_limits_apply_to_children_that_run(tmp_path: Path) -> None
             child = await _ready(supervisor, script(SERVE))
             supervisor.apply(RestartLimits(give_up_after=1))
             os.kill(_pid(child), signal.SIGKILL)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await child.until(ChildState.GIVEN_UP)
 
     asyncio.run(main())

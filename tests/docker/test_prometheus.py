@@ -88,11 +88,11 @@ def test_a_real_prometheus_answers_every_query_of_the_dashboard(tmp_path: Path) 
 
     async def main() -> None:
         async with running_stack(tmp_path, nodes=1) as stack, scraping(stack, tmp_path) as api:
-            await eventually(lambda: _scraped(api, 1), within_s=20)
+            await eventually(lambda: _scraped(api, 1))
             await use(stack)
             scrapes = await _scrapes(api)
             # A rate needs two values.
-            await eventually(lambda: _scraped(api, scrapes + 3), within_s=20)
+            await eventually(lambda: _scraped(api, scrapes + 3))
             empty = []
             for query in queries():
                 if query.startswith("label_values("):

@@ -134,7 +134,7 @@ async def _all_go_on(crowd: list[Talker]) -> None:
         assert not any(talker.faults for talker in crowd), [talker.faults for talker in crowd if talker.faults]
         return all(len(talker.answered) >= goal for talker, goal in zip(crowd, goals, strict=True))
 
-    await eventually(are_there, within_s=20, what="everybody goes on")
+    await eventually(are_there, what="everybody goes on")
 
 
 def _missing(crowd: list[Talker]) -> int:

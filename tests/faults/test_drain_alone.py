@@ -156,7 +156,7 @@ def test_the_order_survives_workers_and_the_node(tmp_path: Path) -> None:
             pid = await scene.pid()
             stack.kill(pid)
             await eventually(lambda: _has_another(scene, pid))
-            await eventually(lambda: scene.says("draining"), within_s=20)
+            await eventually(lambda: scene.says("draining"))
             clients = [await crowd.connect(stack.url, WEBSOCKET) for _ in range(4)]
             assert scene.drained not in {await _where(client) for client in clients}
 

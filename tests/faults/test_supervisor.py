@@ -98,7 +98,7 @@ def test_a_killed_supervisor_takes_its_children_along_and_the_next_start_sweeps(
                 pids, directory = watched.pids, watched.run_dir
                 watched.process.kill()
                 await watched.ended()
-                await eventually(lambda: all(map(is_over, pids.values())), within_s=15, what="all children are gone")
+                await eventually(lambda: all(map(is_over, pids.values())), what="all children are gone")
                 assert directory.exists()
             async with starting(tmp_path, runtime, watched.config) as again:
                 await again.until_said("run directory of a dead supervisor removed")

@@ -87,7 +87,7 @@ def test_clients_that_were_handed_over_notice_nothing(tmp_path: Path) -> None:
                     await all_talk_on(talkers)
                     async with talker(again.url) as new:
                         assert new.pid in kept.values()
-                    shown = await eventually(partial(_shown, again, "; 8 clients"), within_s=5)
+                    shown = await eventually(partial(_shown, again, "; 8 clients"))
                     assert shown.count("  ready  ") == 2
                     assert f"taken over from a supervisor that died: {name(again, 0)} {name(again, 1)}" in shown
                 again.process.terminate()
@@ -204,7 +204,7 @@ def test_a_node_that_had_not_yet_come_up_is_waited_for(tmp_path: Path) -> None:
             config = config_of(1, {"nodes": {"app": "slow:sio"}})
             async with starting(tmp_path, runtime, config) as first:
                 node = name(first)
-                await eventually(lambda: (tmp_path / "begun").exists(), within_s=20)
+                await eventually(lambda: (tmp_path / "begun").exists())
                 pids = await kill(first)
             async with starting(tmp_path, runtime, config) as again:
                 await again.until_said(TAKEN_OVER)
@@ -245,7 +245,7 @@ def test_what_was_taken_over_is_supervised(tmp_path: Path) -> None:
                 async with started_again(first) as again:
                     for victim in (name(first), "valkey"):
                         os.kill(pids[victim], signal.SIGKILL)
-                        await eventually(partial(_is_new, again, victim, pids[victim]), within_s=20)
+                        await eventually(partial(_is_new, again, victim, pids[victim]))
                         assert again.children[victim]["restarts"] == 1
                         assert again.children[victim]["adopted"] is False
                     async with talking(again.url, 4) as talkers:

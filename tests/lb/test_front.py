@@ -392,7 +392,7 @@ def test_a_closed_connection_does_not_wait_for_ever_for_a_client_that_takes_noth
                 await eventually(transport.get_write_buffer_size)
                 await eventually(transport.is_closing)
                 assert lb.front.connections == 1
-                await eventually(lambda: lb.front.connections == 0, within_s=10)
+                await eventually(lambda: lb.front.connections == 0)
 
     run(main)
 

@@ -359,9 +359,9 @@ def test_a_quiet_tunnel_lives_on_without_a_limit_and_ends_with_one(run: Run) -> 
         quiet: dict[str, Any] = {"answer_timeout_s": 0}
         async with backend(tunnel_echo) as node, balancer(node.port, **quiet) as lb:
             lb.front._tunnels._idle_s, lb.front._tunnels._sweep_s = 0.8, 0.05
-            caller, other = await tunnelled(lb), await tunnelled(lb)
             loop = asyncio.get_running_loop()
             began = loop.time()
+            caller, other = await tunnelled(lb), await tunnelled(lb)
 
             async def has_ended_while_we_chat() -> bool:
                 caller.send(b"x")

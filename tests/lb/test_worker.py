@@ -233,7 +233,7 @@ def test_a_worker_out_of_descriptors_goes_on_when_there_are_some_again() -> None
                 finally:
                     caller.close()
 
-            await eventually(answers, within_s=10)
+            await eventually(answers)
             assert "Traceback" not in worker.said()
             tunnel.close()
 
@@ -256,7 +256,7 @@ def test_a_crowd_that_comes_and_goes_leaves_nothing_behind(count: int) -> None:
                 if number % 5 == 0:
                     await caller.writer.drain()
                 caller.close()
-            await eventually(lambda: worker.descriptors <= before + 1, within_s=15)
+            await eventually(lambda: worker.descriptors <= before + 1)
             assert "Traceback" not in worker.said()
 
     asyncio.run(main())

@@ -55,7 +55,7 @@ class Ends:
 
     async def hear(self, count: int = 1) -> list[Heard]:
         """Wait until the client has that many frames, and return all."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(frames_in(self.data)[0]) < count:
                 piece = await asyncio.get_running_loop().sock_recv(self.client, 65536)
                 assert piece, f"the end came early, after {self.data!r}"
@@ -64,7 +64,7 @@ class Ends:
 
     async def hear_all(self) -> list[Heard]:
         """Read to the end of the connection."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while piece := await asyncio.get_running_loop().sock_recv(self.client, 65536):
                 self.data += piece
         frames, rest = frames_in(self.data)

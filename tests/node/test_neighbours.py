@@ -51,7 +51,7 @@ def test_everybody_else_is_a_neighbour() -> None:
 
     async def main() -> None:
         registry = List()
-        neighbours = Neighbours(registry, "me", heartbeat_s=0.01, lease_s=1)
+        neighbours = Neighbours(registry, "me", heartbeat_s=0.01, lease_s=2)
         running = asyncio.ensure_future(neighbours.run())
         registry.names = ["me", "a", "b"]
         await eventually(lambda: names(neighbours) == ["a", "b"])
@@ -76,13 +76,15 @@ def test_an_outage_changes_no_picture_and_starts_every_lease_anew() -> None:
         registry.is_away, registry.names = True, []
         assert not await neighbours.refresh()
         assert names(neighbours) == ["a", "b"]
-        await asyncio.sleep(0.15)
+        await lastingly(lambda: names(neighbours) == ["a", "b"], 0.15)
         registry.is_away = False
         assert await neighbours.refresh()
         assert names(neighbours) == []
         assert sorted(neighbours.expected()) == ["a", "b"]
-        await asyncio.sleep(0.15)
-        await neighbours.refresh()
-        assert not neighbours.expected()
+
+        async def nobody() -> bool:
+            return await neighbours.refresh() and not neighbours.expected()
+
+        await eventually(nobody)
 
     asyncio.run(main())

@@ -41,10 +41,11 @@ class Place:
     def __init__(self, limits: ChannelLimits, headers: tuple[tuple[str, str], ...]) -> None:
         self.listeners: list[Listener] = []
         self.channels: list[Channel] = []
-        self.port = 0
+        self.port = self.asked = 0
         self._limits, self._headers = limits, headers
 
     async def open(self, request: web.BaseRequest) -> web.StreamResponse:
+        self.asked += 1
         if "late" in request.query:
             await eventually(lambda: request.transport is None)
         listener = Listener()
@@ -145,7 +146,7 @@ def test_a_client_that_went_meanwhile_is_closed_as_lost(run: Run) -> None:
         async with place() as there:
             caller = await called(there)
             caller.send(upgrade_request("/ws?late"))
-            await asyncio.sleep(0.02)
+            await eventually(lambda: there.asked)
             caller.close()
             await eventually(lambda: [listener.ends for listener in there.listeners] == [[(1006, "")]])
             assert not there.channels[0].write(b"\x82\x00")

@@ -135,7 +135,7 @@ class Upgrading:
 
 @asynccontextmanager
 async def upgrading(url: str) -> AsyncIterator[Upgrading]:
-    async with asyncio.timeout(20), aiohttp.ClientSession() as http:
+    async with asyncio.timeout(30), aiohttp.ClientSession() as http:
         yield Upgrading(http, url, await polled_session(http, url, PATH))
 
 

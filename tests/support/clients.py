@@ -176,7 +176,7 @@ async def js_crowd() -> AsyncIterator[Crowd]:
             assert process.stdin is not None
             process.stdin.close()
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(30):
                     await process.wait()
             except TimeoutError:
                 process.kill()

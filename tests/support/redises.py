@@ -131,7 +131,7 @@ async def redis_cluster() -> AsyncIterator[RedisCluster]:
         for server in servers:
             await eventually(partial(_is_complete, server), what="the cluster is complete")
         await asked(servers[3].port, "CLUSTER", "REPLICATE", await asked(servers[0].port, "CLUSTER", "MYID"))
-        await eventually(lambda: _has_replica(servers[0]), within_s=20, what="the replica is in step")
+        await eventually(lambda: _has_replica(servers[0]), what="the replica is in step")
         for server in servers:
             await eventually(partial(_is_up, server), what="the cluster is up")
         yield RedisCluster(servers[:3], servers[3])

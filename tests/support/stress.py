@@ -310,7 +310,7 @@ class Stress:
                 await node.sio.emit("quiet", node.name)
         everybody = {node.name for node in self._nodes}
         for node, sid, ear in listeners:
-            await eventually(partial(_has_heard, ear, everybody), within_s=20, what="quiet")
+            await eventually(partial(_has_heard, ear, everybody), what="quiet")
             node.lose(sid)
 
     async def _check(self) -> None:
@@ -327,7 +327,7 @@ class Stress:
             assert found == someone.rooms, f"{someone} is in {found}"
             self.deliveries += len(got)
         self._said.clear()
-        await eventually(self._channels_agree, within_s=5)
+        await eventually(self._channels_agree)
 
     def _check_counts(self, someone: Someone, got: set[int]) -> None:
         for said in self._said:

@@ -72,7 +72,7 @@ class Talker:
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting[self._last_id + 1] = answer
         await self._event("who")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             known: dict[str, Any] = (await answer)[0]
         return known
 

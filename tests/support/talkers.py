@@ -63,7 +63,7 @@ async def talker(url: str) -> AsyncIterator[Talker]:
     caller = Caller(*await asyncio.open_connection(host, int(port)))
     try:
         caller.send(upgrade_request("/echo"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             head = await caller.head()
         assert head.startswith(b"HTTP/1.1 101 "), head
         yield Talker(caller, int(await payload_from(caller.reader)))

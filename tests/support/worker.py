@@ -89,7 +89,7 @@ class Doors:
         process = await self._started(file, log, index, preexec)
         worker = WorkerProcess(process, self.port, int(self.admin.getsockname()[1]), log)
         try:
-            await eventually(lambda: _serves(worker), within_s=15, what="the worker serves")
+            await eventually(lambda: _serves(worker), what="the worker serves")
             yield worker
         except BaseException:
             sys.stderr.write(f"--- the worker said:\n{worker.said()}\n")
