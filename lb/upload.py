@@ -17,7 +17,7 @@ from lb.link import Link
 
 def chunk(data: bytes) -> bytes:
     """Return `data`, which is not empty, as one chunk (RFC 9112 7.1)."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
+    return b"".join((b"%x\r\n" % len(data), data, b"\r\n"))  # formatting would copy it twice
 
 
 LAST_CHUNK = b"0\r\n\r\n"

@@ -54,6 +54,8 @@ async def three_direct_and_three_balanced(stack: Stack, crowd: Crowd, transports
         for url, port in zip(stack.node_urls, stack.ports, strict=True)
     ]
     assert [port_of(client) for client in direct] == stack.ports
+    # Whom the balancer did not place it knows of from the nodes' reports.
+    await eventually(lambda: _connections_are(stack, [1, 1, 1]))
     balanced = [await joined(crowd, stack.url, f"balanced-{i}", transports) for i in range(3)]
     assert {port_of(client) for client in balanced} == set(stack.ports), "three clients, one on each server"
     clients = direct + balanced
@@ -113,6 +115,10 @@ def test_two_hundred_clients_all_hear_one(kind: str, tmp_path: Path) -> None:
             )
 
     asyncio.run(main())
+
+
+async def _connections_are(stack: Stack, counts: Sequence[int]) -> bool:
+    return [node["connections"] for node in await stack.nodes()] == list(counts)
 
 
 async def _connections_add_up(stack: Stack, count: int) -> bool:
