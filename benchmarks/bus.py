@@ -21,10 +21,11 @@ from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import aiohttp
-
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    # In place of this directory, where `import http` would find our http.py.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import aiohttp
 
 from benchmarks.command_line import run, scratch, whole, write_json
 from benchmarks.measure import ROOT, BenchmarkError, cpu_s, family, machine, version_of

@@ -20,10 +20,11 @@ from dataclasses import asdict, dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
-import aiohttp
-
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    # In place of this directory, where `import http` would find our http.py.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import aiohttp
 
 from benchmarks.bus import NODE_JS, OURS, PYTHON, command, valkey
 from benchmarks.command_line import run, scratch, whole, write_json

@@ -13,7 +13,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":
+    # In place of this directory, where `import http` would find our http.py.
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from aiohttp._websocket.reader import WebSocketDataQueue, WebSocketReader
 

@@ -1,0 +1,38 @@
+"""Each benchmark says how to use it, whatever the names of the files beside it hide."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from benchmarks.measure import ROOT
+from tests.benchmarks.scripts import command, environment
+
+SCRIPTS = sorted(
+    file.name
+    for file in (ROOT / "benchmarks").glob("*.py")
+    if file.name != "command_line.py" and "from benchmarks.command_line import" in file.read_text()
+)
+
+
+def test_all_scripts_are_found() -> None:
+    """Or those below would test nothing."""
+    assert {"bus.py", "http.py", "outage.py", "relay.py"} <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_runs_as_one(script: str, tmp_path: Path) -> None:
+    """From another directory: http.py and socketio.py must not be found in place of the libraries."""
+    done = subprocess.run(
+        command(script, "--help"),
+        cwd=tmp_path,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage:")
