@@ -121,8 +121,8 @@ def clear(estate: Estate, ports: Collection[int]) -> None:
         return
     _end([process for left in estate.kind("redis") if (process := left.process) is not None], REDIS_STOP_S)
     _end(_orphaned_redis(estate.run_dir), REDIS_STOP_S)
-    log.info("run directory of a dead supervisor removed", extra={"directory": str(estate.run_dir.path)})
     shutil.rmtree(estate.run_dir.path, ignore_errors=True)
+    log.info("run directory of a dead supervisor removed", extra={"directory": str(estate.run_dir.path)})
 
 
 def vacate(estate: Estate, are_free: Callable[[], bool]) -> None:

@@ -93,7 +93,7 @@ def test_an_orphaned_redis_is_ended(base: Path, dead: RunDir) -> None:
 
 
 def _until(question: Any) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not question():
         assert time.monotonic() < deadline
         time.sleep(0.02)

