@@ -177,17 +177,9 @@ class Downstream(RequestHandler):
 
         If `patiently`, a TLS connection that has just come gets a moment: its first request may be on its way.
         """
-        transport = self.transport
-        if self._request_in_progress or self._messages:
-            return
-        if transport is None or transport.can_write_eof():
-            self.force_close()
-        elif patiently and not self._request_count:
-            self._loop.call_later(FIRST_REQUEST_S, partial(self.end_if_idle, patiently=False))
-        else:
-            self.force_close()
-            # Who keeps a connection in store does not listen to it, and would not hear that we want to close it.
-            self._loop.call_later(LINGER_S, transport.abort)
+        if not self._request_in_progress and not self._messages:
+            again = partial(self.end_if_idle, patiently=False) if patiently and not self._request_count else None
+            close_idle(self.transport, self.force_close, again)
 
     @property
     def never_came(self) -> bool:
@@ -325,3 +317,22 @@ class Downstream(RequestHandler):
             super()._process_keepalive()
         else:
             self._keepalive_handle = None
+
+
+def close_idle(
+    transport: asyncio.Transport | None, close: Callable[[], None], again: Callable[[], None] | None
+) -> None:
+    """End a client's connection on which nothing goes on, by `close`.
+
+    Over TLS `again` is called in a moment instead, if its first request may be on its way.
+    """
+    if transport is None or transport.can_write_eof():
+        close()
+        return
+    loop = asyncio.get_running_loop()
+    if again is not None:
+        loop.call_later(FIRST_REQUEST_S, again)
+    else:
+        close()
+        # Who keeps a connection in store does not listen to it, and would not hear that we want to close it.
+        loop.call_later(LINGER_S, transport.abort)

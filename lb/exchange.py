@@ -95,6 +95,10 @@ class Exchange:
         return Sent(keep_alive=False, status=status, node=node)
 
 
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+"""RFC 9110 9.2.1.  Asked again, once, when a node closes without an answer (RFC 9112 9.3.1)."""
+
+
 def abort(transport: asyncio.WriteTransport) -> None:
     """Reset the connection: a FIN would look like the end of a body that ends with its connection (RFC 9112 6.3)."""
     sock = transport.get_extra_info("socket")

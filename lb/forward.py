@@ -21,7 +21,7 @@ from aiohttp.streams import StreamReader
 from cluster.config import Endpoint, Lb
 from lb.begun import Begun
 from lb.errors import BalancerError, NodeFailed, NodeTooSlow, NoNodeAvailable, NotForwarded, NotReached
-from lb.exchange import Exchange, Sent
+from lb.exchange import SAFE, Exchange, Sent
 from lb.guards import BodyLimits
 from lb.headers import answer_head, framing, request_head, tokens
 from lb.link import Link
@@ -35,9 +35,6 @@ log = logging.getLogger(__name__)
 
 MOST_INTERIM = 100
 """1xx before an answer; a node that says more has gone mad, and its heads are not to fill our memory."""
-
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
-"""RFC 9110 9.2.1.  Asked again, once, when a node closes without an answer (RFC 9112 9.3.1)."""
 
 
 class ExchangeMetrics(Protocol):
@@ -100,7 +97,7 @@ class Forwarder:
         """
         chunked = _is_chunked(exchange)
         tried: set[str] = set()
-        again = exchange.method in _SAFE and exchange.body.at_eof()
+        again = exchange.method in SAFE and exchange.body.at_eof()
         failure: BalancerError | None = None
         begun = exchange.begun
         while True:
@@ -223,7 +220,7 @@ class Forwarder:
 
     def _while_alive(self, exchange: Exchange, node: Node, link: Link) -> AbstractContextManager[None]:
         """Wait no longer than the node lives, if the request can be made elsewhere: a session cannot."""
-        if exchange.method in _SAFE and exchange.body.at_eof() and not exchange.client.sid:
+        if exchange.method in SAFE and exchange.body.at_eof() and not exchange.client.sid:
             return self._upstream.awaiting(node, link)
         return nullcontext()
 

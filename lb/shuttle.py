@@ -20,9 +20,9 @@ from lb.affinity import Client
 from lb.arrived import Arrived
 from lb.begun import Begun
 from lb.deadline import Deadline
-from lb.downstream import FIRST_REQUEST_S, LINGER_S, Downstream
+from lb.downstream import Downstream, close_idle
 from lb.errors import BalancerError
-from lb.exchange import abort
+from lb.exchange import SAFE, abort
 from lb.fields import Fields, Reader
 from lb.headers import Headers
 from lb.pool import Node
@@ -38,9 +38,6 @@ MOST_HELD_BYTES = 64 * 1024
 
 MOST_PIECES = 16
 """In which a head may come before a parser reads it that need not begin anew with each."""
-
-_SAFE = frozenset({b"GET", b"HEAD", b"OPTIONS"})
-"""RFC 9110 9.2.1."""
 
 
 class Shuttle(asyncio.Protocol):
@@ -166,16 +163,9 @@ class Shuttle(asyncio.Protocol):
 
         If `patiently`, a TLS connection that has just come gets a moment: its first request may be on its way.
         """
-        if self not in self.yard.shuttles or self._trip is not None or self._pending:
-            return
-        if self.transport.can_write_eof():
-            self.transport.close()
-        elif patiently and self._is_first:
-            self._loop.call_later(FIRST_REQUEST_S, partial(self.end_if_idle, patiently=False))
-        else:
-            self.transport.close()
-            # Who keeps a connection in store does not listen to it, and would not hear that we want to close it.
-            self._loop.call_later(LINGER_S, self.transport.abort)
+        if self in self.yard.shuttles and self._trip is None and not self._pending:
+            again = partial(self.end_if_idle, patiently=False) if patiently and self._is_first else None
+            close_idle(self.transport, self.transport.close, again)
 
     @property
     def never_came(self) -> bool:
@@ -258,11 +248,10 @@ class Shuttle(asyncio.Protocol):
         if size < len(data):
             data, self._pending = data[:size], data[size:]
             self._request = data
-        method, target = line
-        path = target.decode("ascii")
+        method, path = line[0].decode("ascii"), line[1].decode("ascii")
         client = self.yard.recogniser.client(path, fields.slot, fields.address)
         body = data[end + 4 :]
-        choice = self._choose(method.decode("ascii"), path, fields.headers, client, len(body) if body else None)
+        choice = self._choose(method, path, fields.headers, client, len(body) if body else None)
         if choice is None:
             return False
         trace = self.yard.trace() if fields.untraced else b""
@@ -270,19 +259,19 @@ class Shuttle(asyncio.Protocol):
             self,
             choice,
             self._at,
-            is_head=method == b"HEAD",
+            is_head=method == "HEAD",
             size=len(body),
-            may_move=method in _SAFE and not client.sid,
+            may_move=method in SAFE and not client.sid,
         )
         trip.begin(
-            b"%b %b HTTP/1.1\r\n%b%b\r\n%b" % (method, target, fields.onward, _traceparent(trace), body),
+            b"%b %b HTTP/1.1\r\n%b%b\r\n%b" % (*line, fields.onward, _traceparent(trace), body),
             self._asked(method, path, fields, trace) if self.yard.access.is_on else None,
         )
         return True
 
-    def _asked(self, method: bytes, path: str, fields: Fields, trace: bytes) -> Asked:
+    def _asked(self, method: str, path: str, fields: Fields, trace: bytes) -> Asked:
         via = self.yard.via(self._arrived.peer, trace)
-        return self.yard.access.asked(method.decode("ascii"), path, fields.headers, via)
+        return self.yard.access.asked(method, path, fields.headers, via)
 
     def _choose(self, method: str, path: str, headers: Headers, client: Client, body: int | None) -> Choice | None:
         """Return the node for a request of `client`; None: it is refused, or there is no node, or not now."""
