@@ -37,14 +37,15 @@ def measured(count: int = 20) -> Round:
 @pytest.mark.usefixtures("_nginx")
 def test_a_short_run_measures_all_three_and_leaves_nothing_behind(tmp_path: Path) -> None:
     """Every connection is held; node and balancer are told apart, whoever started the node."""
-    said, _, found = short_run(tmp_path, "connections.py", "--connections", "150")
+    said, _, found = short_run(tmp_path, "connections.py", "--connections", "600")
     assert "KiB per connection" in said
     (each,) = found["rounds"]
     assert set(each) == set(NAMES)
-    assert all((result["connections"], result["lost"]) == (150, 0) for result in each.values())
-    # A node keeps request, transport and handler of each: some KiB.  The balancer that has left the path does not.
-    assert all(result["node_pss_kib_per_connection"] > 4 for result in each.values())
-    assert each[NGINX]["pss_kib_per_connection"] > 4
+    assert all((result["connections"], result["lost"]) == (600, 0) for result in each.values())
+    # A node keeps request, transport and handler of each: some 14 KiB.  PSS falls by MiB when somebody else starts
+    # an interpreter that shares this one's pages, hence so many connections and so low a bound; RSS does not.
+    assert all(result["node_pss_kib_per_connection"] > 1 for result in each.values())
+    assert each[NGINX]["rss_kib_per_connection"] > 4
 
 
 def test_a_balancer_that_carries_bytes_gets_no_more_than_its_descriptors_hold() -> None:
