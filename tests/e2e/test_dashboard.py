@@ -231,22 +231,37 @@ async def all_cards(page: Page) -> list[Locator]:
 
 
 def test_nothing_moves_when_the_first_answer_comes_and_while_it_is_watched(tmp_path: Path) -> None:
-    """By the browser's own measure (Layout Instability API): what one is about to press stays where it is."""
+    """By the browser's own measure (Layout Instability API): what one is about to press stays where it is.
+
+    A notice that comes and goes does not push it away either.
+    """
 
     async def main() -> None:
         async with browser() as chromium, running_stack(tmp_path) as stack, clients(stack, 3):
             for width in (1280, 390):
-                async with dashboard(stack, chromium, width=width) as page:
+                async with dashboard(stack, chromium, width=width, quietly=False) as page:
                     await expect(page.get_by_test_id("status")).to_have_text("All is well", timeout=SOON_MS)
                     await expect(page.get_by_test_id("messages")).not_to_have_text("0", timeout=SOON_MS)
-                    assert await page.evaluate(SHIFTED) < 0.01
+                    await page.context.set_offline(True)
+                    await expect(page.get_by_test_id("notice")).to_be_visible(timeout=SOON_MS)
+                    await page.context.set_offline(False)
+                    await expect(page.get_by_test_id("notice")).to_be_hidden(timeout=SOON_MS)
+                    assert await page.evaluate(SHIFTED) == []
 
     asyncio.run(main())
 
 
-SHIFTED = """new Promise((resolve) => new PerformanceObserver((list) =>
-    resolve(list.getEntries().reduce((sum, entry) => sum + entry.value, 0))
-).observe({ type: "layout-shift", buffered: true }) ?? setTimeout(() => resolve(0), 500))"""
+SHIFTED = """new Promise((resolve) => new PerformanceObserver((list) => resolve(
+    list.getEntries().filter((entry) => entry.value >= 0.01).map((entry) => ({
+        value: entry.value,
+        at: entry.startTime,
+        moved: entry.sources.map(({ node, previousRect, currentRect }) => [
+            node?.id || node?.className || node?.nodeName,
+            [previousRect, currentRect].map(({ x, y, width, height }) => [x, y, width, height]),
+        ]),
+    }))
+)).observe({ type: "layout-shift", buffered: true }) ?? setTimeout(() => resolve([]), 500))"""
+"""What moved, when (in ms), from where to where."""
 
 
 def test_it_says_that_the_balancer_is_away_and_goes_on_when_it_is_back(tmp_path: Path) -> None:
