@@ -128,7 +128,7 @@ def _work(words: Sequence[str]) -> int:
         parser.add_argument(name, type=Path, required=True)
     for name in ("--index", "--listen-fd", "--admin-fd"):
         parser.add_argument(name, type=int, required=True)
-    for name in ("--redirect-fd", "--lifeline-fd", "--ready-fd"):
+    for name in ("--redirect-fd", "--certificates-fd", "--lifeline-fd", "--ready-fd"):
         parser.add_argument(name, type=int)
     options = parser.parse_args(words)
     return work(
@@ -140,6 +140,7 @@ def _work(words: Sequence[str]) -> int:
             listen_fd=options.listen_fd,
             admin_fd=options.admin_fd,
             redirect_fd=options.redirect_fd,
+            certificates_fd=options.certificates_fd,
             lifeline_fd=options.lifeline_fd,
             ready_fd=options.ready_fd,
         )

@@ -31,6 +31,7 @@ from lb.front import Front
 from lb.gate import OPEN, Gate
 from lb.health import Health
 from lb.history import History
+from lb.kept import inherited
 from lb.limits import connection_limit
 from lb.metrics import Metrics
 from lb.operations import Operations
@@ -56,6 +57,7 @@ class WorkerOptions:
     listen_fd: int
     admin_fd: int
     redirect_fd: int | None
+    certificates_fd: int | None
     lifeline_fd: int | None
     ready_fd: int | None
 
@@ -96,8 +98,7 @@ class Worker:
         plain = None if options.redirect_fd is None else _inherited(options.redirect_fd)
         metrics = Metrics()
         events = Events(options.run_dir, options.index)
-        files = Files.of(config.lb.tls, options.loaded.base)
-        tls = self._tls = None if files is None else Tls(files, events.happened, metrics.tls_handshake)
+        tls = self._tls = _tls(options, events, metrics)
         # The state of a TLS connection is in this process, and cannot go with its descriptor.
         handing = config.lb.handoff == "auto" and tls is None
 
@@ -153,6 +154,13 @@ class Worker:
             for task in background:
                 task.cancel()
         return 0
+
+
+def _tls(options: WorkerOptions, events: Events, metrics: Metrics) -> Tls | None:
+    """Return what TLS is spoken with, if it is.  Raises StartError."""
+    files = Files.of(options.loaded.config.lb.tls, options.loaded.base)
+    [kept] = [None] if options.certificates_fd is None else inherited(options.certificates_fd)
+    return None if files is None else Tls(files, events.happened, metrics.tls_handshake, kept=kept)
 
 
 async def _first_picture(pool: Pool) -> None:

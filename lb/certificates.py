@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from cluster.config import Tls as Settings
 from cluster.errors import StartError
+from cluster.nameless import nameless, path_of
 from lb.x509 import Certificate, certificates_in
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -50,9 +51,18 @@ class Files:
 
 
 @dataclass(frozen=True)
+class Pem:
+    """What the files of a certificate and its key hold."""
+
+    certificate: bytes
+    key: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
 class Pair:
     """A certificate and its key, ready for handshakes."""
 
+    pem: Pem
     context: ssl.SSLContext
     names: tuple[str, ...]
     begins: float
@@ -77,8 +87,13 @@ def day(at: float) -> str:
 
 def load(files: Files) -> Pair:
     """Read `files`.  Raises CertificateError: one line that says which key of the configuration is wrong, and how."""
-    chain = _chain(files.certificate)
-    _check_key(files.key)
+    return loaded(Pem(_content(files.certificate, "lb.tls.certificate"), _content(files.key, "lb.tls.key")), files)
+
+
+def loaded(pem: Pem, files: Files) -> Pair:
+    """Make ready what was read from `files`.  Raises CertificateError as `load` does."""
+    chain = _chain(pem.certificate, files.certificate)
+    _check_key(pem.key, files.key)
     context = _context(files.minimum)
 
     def no_password() -> str:
@@ -86,7 +101,9 @@ def load(files: Files) -> Pair:
         raise CertificateError(f"lb.tls.key: {files.key} is encrypted; allowed: a key without a password")
 
     try:
-        context.load_cert_chain(files.certificate, files.key, password=no_password)
+        # Python takes paths only; and the files may hold something else by now.
+        with nameless(pem.certificate) as certificate, nameless(pem.key) as key:
+            context.load_cert_chain(path_of(certificate), path_of(key), password=no_password)
     except ssl.SSLError as exc:
         if exc.reason in _MISMATCH:
             raise CertificateError(
@@ -95,8 +112,11 @@ def load(files: Files) -> Pair:
         reason = (exc.reason or str(exc)).replace("_", " ").lower()
         raise CertificateError(f"lb.tls: {files.certificate} with {files.key} cannot be used: {reason}") from None
     except OSError as exc:
-        raise CertificateError(f"lb.tls: {files.certificate} or {files.key} cannot be read: {exc.strerror}") from None
+        raise CertificateError(
+            f"lb.tls: {files.certificate} with {files.key} cannot be loaded: {exc.strerror}"
+        ) from None
     return Pair(
+        pem,
         context,
         names=chain[0].names,
         begins=max(each.begins for each in chain),
@@ -127,8 +147,7 @@ def _identity(file: Path) -> object:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _chain(file: Path) -> list[Certificate]:
-    content = _content(file, "lb.tls.certificate")
+def _chain(content: bytes, file: Path) -> list[Certificate]:
     try:
         chain = certificates_in(content)
     except ValueError as exc:
@@ -140,8 +159,7 @@ def _chain(file: Path) -> list[Certificate]:
     return chain
 
 
-def _check_key(file: Path) -> None:
-    content = _content(file, "lb.tls.key")
+def _check_key(content: bytes, file: Path) -> None:
     if b"PRIVATE KEY-----" not in content:
         raise CertificateError(
             f"lb.tls.key: {file} holds no private key in PEM (-----BEGIN PRIVATE KEY-----){_if_der(content)}"

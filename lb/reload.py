@@ -24,6 +24,7 @@ from cluster.supervisor import Supervisor
 from lb import certificates
 from lb.changes import Plan, plan
 from lb.crew import Crew, NotReady
+from lb.kept import Kept
 from lb.preflight import app_problem
 from lb.roster import Doors, Roster
 from lb.takeover import Heir, Taken, Takeover
@@ -53,6 +54,8 @@ async def reload(running: Running) -> bool:
         if steps.refused:
             return _refused([f"{key}: cannot be changed while the stack runs; restart needed" for key in steps.refused])
         certificates.check(loaded.config.lb.tls, loaded.base)
+        if (kept := running.doors.kept) is not None:
+            kept.look(is_whole=True)
         if steps.is_empty:
             log.info("reload: the configuration is unchanged")
             if loaded.config.lb.tls.is_on:
@@ -80,7 +83,7 @@ class _Reload:
         self._running = running
         self._loaded = loaded
         self._steps = steps
-        self._opened: list[socket.socket] = []
+        self._opened: list[socket.socket | Kept] = []
 
     async def run(self) -> None:
         """Raises FlotillaError and OSError; what stands then in `running` is what runs."""
@@ -127,7 +130,11 @@ class _Reload:
         redirect, plain = doors.redirect, lb.tls.redirect
         if steps.redirect:
             redirect = self._opening(plain, "lb.tls.redirect") if plain else None
-        return Doors(public, admin, redirect)
+        kept = doors.kept
+        if self._running.loaded.config.lb.tls != lb.tls:
+            kept = Kept.of(lb.tls, self._loaded.base)
+            self._opened += [kept] if kept else []
+        return Doors(public, admin, redirect, kept)
 
     def _opening(self, endpoint: Endpoint, key: str) -> socket.socket:
         opened = listen(endpoint, key)
@@ -151,8 +158,8 @@ class _Reload:
         """The new workers serve: let the old ones drain, and let go of what only they had."""
         running, config = self._running, self._loaded.config
         before, running.doors, running.roster = running.doors, doors, roster
-        for option, then in before.sockets.items():
-            if then is not doors.sockets.get(option):
+        for option, then in before.held.items():
+            if then is not doors.held.get(option):
                 then.close()
         if old_workers:
             running.tasks.create_task(running.supervisor.stop(*old_workers), name="drain old workers")

@@ -26,6 +26,7 @@ from cluster.listening import listen
 from cluster.outlive import VARIABLE, Terms
 from cluster.rundir import RunDir
 from cluster.version import version
+from lb.kept import Kept
 
 STOP_MARGIN_S = 5.0
 """What a child gets beyond its drain time before it is killed."""
@@ -33,29 +34,41 @@ STOP_MARGIN_S = 5.0
 
 @dataclass(frozen=True)
 class Doors:
-    """The listening sockets, which the supervisor holds and its workers inherit."""
+    """What the supervisor holds and its workers inherit: the listening sockets, and what TLS on them needs."""
 
     public: socket.socket
     admin: socket.socket
     redirect: socket.socket | None = None
     """Plain HTTP that leads to https."""
+    kept: Kept | None = None
+    """The certificates of a worker that finds none in their files."""
 
     @classmethod
-    def open(cls, lb: Lb) -> Doors:
-        """Listen where `lb` says.  Raises StartError."""
+    def open(cls, lb: Lb, base: Path) -> Doors:
+        """Listen where `lb` says, with the certificates that it names, from `base` on.  Raises StartError."""
         with ExitStack() as opened:
             public = opened.enter_context(listen(lb.listen, "lb.listen"))
             admin = opened.enter_context(listen(lb.admin, "lb.admin"))
             plain = lb.tls.redirect
             redirect = opened.enter_context(listen(plain, "lb.tls.redirect")) if plain else None
+            kept = Kept.of(lb.tls, base)
             opened.pop_all()
-            return cls(public, admin, redirect)
+            return cls(public, admin, redirect, kept)
 
     @property
-    def sockets(self) -> dict[str, socket.socket]:
+    def sockets(self) -> list[socket.socket]:
+        return [self.public, self.admin, *([self.redirect] if self.redirect else [])]
+
+    @property
+    def held(self) -> dict[str, socket.socket | Kept]:
         """What a worker is given, by the name of the option that says so."""
-        found = {"--listen-fd": self.public, "--admin-fd": self.admin}
-        return found | ({"--redirect-fd": self.redirect} if self.redirect else {})
+        found: dict[str, socket.socket | Kept | None] = {
+            "--listen-fd": self.public,
+            "--admin-fd": self.admin,
+            "--redirect-fd": self.redirect,
+            "--certificates-fd": self.kept,
+        }
+        return {option: each for option, each in found.items() if each is not None}
 
     @property
     def listen(self) -> Endpoint:
@@ -77,7 +90,7 @@ class Doors:
         self.close()
 
     def close(self) -> None:
-        for each in self.sockets.values():
+        for each in self.held.values():
             each.close()
 
 
@@ -119,14 +132,14 @@ class Roster:
 
     def worker(self, index: int, doors: Doors) -> Spec:
         """Return how to run the balancer worker `index`, which accepts at `doors`."""
-        fds = {option: each.fileno() for option, each in doors.sockets.items()}
+        fds = {option: each.fileno() for option, each in doors.held.items()}
         return Spec(
             name=f"worker-{index}",
             argv=self._command("lb", "worker", {"--index": index, **fds}),
             env=self._env(),
             pass_fds=tuple(fds.values()),
             stop_within_s=self.config.lb.drain_s + STOP_MARGIN_S,
-            facts={"kind": "worker", "ports": [_endpoint(each).port for each in doors.sockets.values()]},
+            facts={"kind": "worker", "ports": [_endpoint(each).port for each in doors.sockets]},
         )
 
     def node(self, port: int) -> Spec:

@@ -31,7 +31,7 @@ from cluster.rundir import RunDir, base_directory, run_directory, starting_up
 from cluster.supervisor import Supervisor, lifeline
 from cluster.terminal import Terminal
 from cluster.version import version
-from lb import certificates
+from lb import certificates, kept
 from lb.banner import Facts, banner
 from lb.crew import Crew
 from lb.reload import Running, conform, reload
@@ -65,7 +65,7 @@ def main(file: Path | None) -> int:
                 takeover = settle(base, loaded)
                 inherited = takeover.estate.run_dir if takeover else None
                 run_dir = held.enter_context(run_directory(base, inherited, keep=leftovers.is_inhabited))
-                doors = held.enter_context(Doors.open(config.lb))
+                doors = held.enter_context(Doors.open(config.lb, loaded.base))
                 for port in sorted({*config.local_ports} - (takeover.ports if takeover else set())):
                     check_free(Endpoint(config.nodes.host, port), "nodes.first_port")
             stack = Stack(loaded, output, run_dir, doors, takeover)
@@ -168,6 +168,7 @@ class Stack:
             await conform(self._running, takeover, taken)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._redis.keep_secret(secret))
+            group.create_task(_keep_certificates(self._running))
             while True:
                 await self._hung_up.wait()
                 self._hung_up.clear()
@@ -200,3 +201,12 @@ class Stack:
     async def _ended(self, child: Child, end: End) -> None:
         if child.spec.facts["kind"] == "node":
             await self._redis.sign_off(child.name, end.pid)
+
+
+async def _keep_certificates(running: Running) -> None:
+    """Keep what workers to come would begin with as new as its files are.  Never returns."""
+    while True:
+        # Files do not tell that they were replaced.
+        await asyncio.sleep(kept.LOOK_S)
+        if running.doors.kept is not None:
+            running.doors.kept.look()

@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from lb.certificates import CertificateError, Files, Pair, day, load
+from lb.certificates import Files, Pair, Pem, day
+from lb.renewal import Followed
 
 LOOK_S = 2.0
 """How often the files are looked at.  A change is taken when the next look finds the same: then both are there."""
@@ -34,37 +35,46 @@ class Tell(Protocol):
 
 
 class Tls:
-    """Loads `files`, and again whenever they change; `tell` hears of it.  Raises CertificateError."""
+    """Loads `files`, and again whenever they change; `tell` hears of it.
+
+    As long as they cannot be used, what was `kept` of them is.  Without that, raises CertificateError.
+    """
 
     def __init__(
-        self, files: Files, tell: Tell, handshaken: Callable[[bool], None], *, wall: Callable[[], float] = time.time
+        self,
+        files: Files,
+        tell: Tell,
+        handshaken: Callable[[bool], None],
+        *,
+        kept: Pem | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self._files = files
         self._tell = tell
         self._wall = wall
         self.handshaken = handshaken
         """Counts a handshake that succeeded, and whether it resumed a session."""
-        self._seen = self._taken = files.look()
-        self._pair = load(files)
-        self._refused = ""
+        self._followed = Followed(files, kept)
         self._told = ("", -REMIND_S)
         self._hurried = asyncio.Event()
+        if self._followed.refused:
+            self._tell(REFUSED, self._followed.refused, level=logging.ERROR)
 
     @property
     def context(self) -> ssl.SSLContext:
         """What the next handshake is made with."""
-        return self._pair.context
+        return self.pair.context
 
     @property
     def pair(self) -> Pair:
-        return self._pair
+        return self._followed.pair
 
     def report(self) -> dict[str, int | float | str]:
         """Return what the worker's report says of it, see `Worker` in lb/reports.py."""
+        refused = self._followed.refused
         return {
-            "certificate_expires": self._pair.expires,
-            "certificate_refused": bool(self._refused),
-            "certificate_problem": self._refused or self._pair.problem(self._wall()),
+            "certificate_expires": self.pair.expires,
+            "certificate_refused": bool(refused),
+            "certificate_problem": refused or self.pair.problem(self._wall()),
         }
 
     def hurry(self) -> None:
@@ -85,31 +95,19 @@ class Tls:
                 self.look(is_whole=True)
 
     def look(self, *, is_whole: bool = False) -> None:
-        """Load the files if they have changed, and have not since the last look, or the change `is_whole`."""
-        seen, self._seen = self._seen, self._files.look()
-        if self._seen == self._taken and not self._refused:
+        """Take what is in the files by now, as `Followed.look` says, and tell of it."""
+        if not self._followed.look(is_whole=is_whole):
             return
-        if self._seen == seen or is_whole:
-            self._load()
-
-    def _load(self) -> None:
-        self._taken = self._seen
-        try:
-            self._pair = load(self._files)
-        except CertificateError as exc:
-            # We go on with what we have; the next look tries again, and says no more unless it is something else.
-            if str(exc) != self._refused:
-                self._refused = str(exc)
-                self._tell(REFUSED, self._refused, level=logging.ERROR)
-        else:
-            self._refused = ""
-            self._told = ("", -REMIND_S)
-            held = f"{' '.join(self._pair.names)} until {day(self._pair.expires)}"
-            self._tell(RELOADED, held.strip(), level=logging.INFO)
+        if self._followed.refused:
+            self._tell(REFUSED, self._followed.refused, level=logging.ERROR)
+            return
+        self._told = ("", -REMIND_S)
+        held = f"{' '.join(self.pair.names)} until {day(self.pair.expires)}"
+        self._tell(RELOADED, held.strip(), level=logging.INFO)
 
     def _remind(self) -> None:
-        problem, now = self._pair.problem(self._wall()), time.monotonic()
+        problem, now = self.pair.problem(self._wall()), time.monotonic()
         said, at = self._told
         if problem and (problem != said or now - at >= REMIND_S):
             self._told = (problem, now)
-            self._tell(ENDS, problem, level=logging.ERROR if self._wall() >= self._pair.expires else logging.WARNING)
+            self._tell(ENDS, problem, level=logging.ERROR if self._wall() >= self.pair.expires else logging.WARNING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import ssl
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import psutil
 import socketio
 import yaml
 from playwright.async_api import async_playwright, expect
@@ -111,6 +113,62 @@ def test_a_certificate_is_renewed_under_connected_clients(tmp_path: Path) -> Non
     asyncio.run(main())
 
 
+def test_a_worker_that_dies_while_the_files_are_broken_comes_back_with_the_last_good_pair(tmp_path: Path) -> None:
+    """The one that was taken last, by the supervisor too; it is told that this is not what the files hold."""
+
+    async def main() -> None:
+        made = Certificates(tmp_path)
+        async with secured(tmp_path, made, nodes=1) as stack:
+            first = presented(stack)
+            made.issue()
+            await eventually(lambda: "certificate kept for new workers" in stack.said())
+            await eventually(lambda: "certificate reloaded" in stack.said())
+            second = presented(stack)
+            replace(made.key, b"broken")
+            made.certificate.unlink()
+            worker = (await stack.children())["worker-0"]["pid"]
+            stack.kill(worker)
+            await eventually(lambda: _serves_again(stack, worker))
+            assert presented(stack) == second != first
+            await _answers(stack, made)
+            assert "certificate not reloaded: the one before stays" in stack.said()
+            assert await eventually(lambda: _warned(stack, "lb.tls.certificate: "))
+            assert "flotilla_certificate_refused 1.0" in await _metrics(stack)
+            children = psutil.Process(stack.process.pid).children(recursive=True)
+            assert [child.pid for child in children if _holds_certificates(child.pid)] == []
+            assert _holds_certificates(stack.process.pid)
+
+            stack.process.send_signal(signal.SIGHUP)
+            await eventually(lambda: "reload: not applied problem='lb.tls.certificate: " in stack.said())
+            made.issue()
+            await eventually(lambda: _is_well(stack))
+            assert presented(stack) not in (first, second)
+            assert "flotilla_certificate_refused 0.0" in await _metrics(stack)
+
+    asyncio.run(main())
+
+
+def test_certificates_at_other_paths_are_kept_from_the_reload_on(tmp_path: Path) -> None:
+    """Those of before are forgotten; a reload that fails changes nothing of it."""
+
+    async def main() -> None:
+        made, moved = Certificates(tmp_path), tmp_path / "moved"
+        moved.mkdir()
+        others = Certificates(moved)
+        async with secured(tmp_path, made, nodes=1) as stack:
+            stack.config["lb"]["tls"] |= others.section
+            await _reloaded(stack, tmp_path, 1)
+            await _answers(stack, others)
+            others.key.unlink()
+            made.key.unlink()
+            worker = (await stack.children())["worker-0"]["pid"]
+            stack.kill(worker)
+            await eventually(lambda: _serves_again(stack, worker))
+            await _answers(stack, others)
+
+    asyncio.run(main())
+
+
 def test_sighup_takes_a_renewed_certificate_at_once_and_replaces_nobody(tmp_path: Path) -> None:
     """What certbot's deploy hook does; the configuration is unchanged."""
 
@@ -179,6 +237,17 @@ def test_the_chat_page_works_in_a_browser(tmp_path: Path) -> None:
 
 async def _has_tunnel(stack: Stack) -> bool:
     return any(node["tunnels"] for node in await stack.nodes())
+
+
+async def _serves_again(stack: Stack, before: int) -> bool:
+    worker = (await stack.children())["worker-0"]
+    return bool(worker["pid"] != before and worker["state"] == "ready")
+
+
+def _holds_certificates(pid: int) -> bool:
+    """Return whether the process has what the supervisor keeps."""
+    links = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.is_symlink()]
+    return any("memfd:flotilla" in link for link in links)
 
 
 async def _warned(stack: Stack, part: str) -> bool:

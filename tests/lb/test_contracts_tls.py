@@ -36,7 +36,7 @@ def test_a_tls_transport_can_be_known_and_shows_what_we_ask_of_it(run: Run, tmp_
             assert transport.get_extra_info("socket").fileno() == ours.fileno()
             assert transport.get_extra_info("ssl_object").session_reused is False
             transport.set_write_buffer_limits(1024)
-            transport.write(b"x" * 2**22)
+            transport.write(b"x" * 2**24)  # more than both buffers of the kernel grow to
             # All of that is encrypted, and hidden in the transport below; only what comes behind it is counted.
             await eventually(lambda: waits_behind(transport))
             assert untaken(transport.get_extra_info("socket")) > 0

@@ -12,7 +12,7 @@ import pytest
 import trustme
 
 from lb import tls
-from lb.certificates import CertificateError, Files
+from lb.certificates import CertificateError, Files, Pem, load
 from lb.tls import ENDS, REFUSED, RELOADED, Tls
 from tests.lb.conftest import Run
 from tests.support.backends import backend, tunnel_echo
@@ -27,12 +27,13 @@ class Scene:
 
     made: Certificates
     now: float = 0.0
+    kept: Pem | None = None
     told: list[tuple[str, int]] = field(default_factory=list)
     tls: Tls = field(init=False)
 
     def __post_init__(self) -> None:
         files = Files(self.made.certificate, self.made.key)
-        self.tls = Tls(files, self._tell, lambda resumed: None, wall=lambda: self.now)
+        self.tls = Tls(files, self._tell, lambda resumed: None, kept=self.kept, wall=lambda: self.now)
         self.now = self.tls.pair.begins
 
     def _tell(self, kind: str, reason: str, *, level: int) -> None:
@@ -104,6 +105,37 @@ def test_a_worker_cannot_begin_with_what_cannot_be_used(tmp_path: Path) -> None:
     made.key.unlink()
     with pytest.raises(CertificateError):
         Scene(made)
+
+
+def test_a_worker_begins_with_what_was_kept_when_the_files_cannot_be_used(tmp_path: Path) -> None:
+    """And says so at once; when they can be, they are."""
+    made = Certificates(tmp_path)
+    kept = load(Files(made.certificate, made.key))
+    replace(made.key, b"broken")
+    scene = Scene(made, kept=kept.pem)
+    assert scene.told == [(REFUSED, logging.ERROR)]
+    assert scene.tls.pair.expires == kept.expires
+    assert scene.tls.report()["certificate_refused"] is True
+    assert "holds no private key" in str(scene.tls.report()["certificate_problem"])
+    for _ in range(3):
+        scene.tls.look()
+    assert len(scene.told) == 1
+
+    made.issue(days=50)
+    for _ in range(2):
+        scene.tls.look()
+    assert scene.told[1:] == [(RELOADED, logging.INFO)]
+    assert scene.tls.pair.expires < kept.expires
+
+
+def test_what_was_kept_is_not_used_when_the_files_are_good(tmp_path: Path) -> None:
+    """They may be newer than what the supervisor has seen."""
+    made = Certificates(tmp_path)
+    kept = load(Files(made.certificate, made.key)).pem
+    made.issue()
+    scene = Scene(made, kept=kept)
+    assert scene.tls.pair.pem == Pem(made.certificate.read_bytes(), made.key.read_bytes())
+    assert scene.told == []
 
 
 def test_files_are_looked_at_and_ends_are_told_of(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
