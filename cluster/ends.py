@@ -9,7 +9,7 @@ understood as well: the two need not be of the same version.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -48,24 +48,24 @@ class End(NamedTuple):
 
 
 _FACT = 1 << 63
-_VALUE = (1 << 56) - 1
-_HOW, _RECEIVED, _SENT = (_FACT | kind << 56 for kind in (1, 2, 3))
+_KIND = 56
+_VALUE = (1 << _KIND) - 1
+_HOW, _RECEIVED, _SENT = 0x81, 0x82, 0x83
+"""The first byte of a fact: the top bit, and which it is."""
 
 
 def packed(ends: Iterable[End]) -> bytes:
     """Return the report of `ends`."""
-    words = [word for end in ends for word in _words(end)]
+    words: list[int] = []
+    for number, code, by, received, sent in ends:
+        words.append(number)
+        if code or by:
+            words.append(_HOW << _KIND | code << 8 | by)
+        if received is not None:
+            words.append(_RECEIVED << _KIND | received)
+        if sent is not None:
+            words.append(_SENT << _KIND | sent)
     return struct.pack(f"!{len(words)}Q", *words)
-
-
-def _words(end: End) -> Iterator[int]:
-    yield end.id
-    if end.code or end.by:
-        yield _HOW | end.code << 8 | end.by
-    if end.received is not None:
-        yield _RECEIVED | end.received
-    if end.sent is not None:
-        yield _SENT | end.sent
 
 
 def ends_in(report: bytes) -> tuple[End, ...]:
@@ -75,26 +75,28 @@ def ends_in(report: bytes) -> tuple[End, ...]:
     """
     if len(report) % 8:
         raise ValueError(f"{len(report)} bytes are no whole words")
+    words = struct.unpack(f"!{len(report) // 8}Q", report)
     ends: list[End] = []
-    for word in struct.unpack(f"!{len(report) // 8}Q", report):
-        if not word & _FACT:
-            ends.append(End(word))
-        elif ends:
-            ends[-1] = _with(ends[-1], word & ~_VALUE, word & _VALUE)
+    facts: dict[int, int] = {}
+    # From the last to the first, so that the facts about an end are there when it comes.
+    for word in reversed(words):
+        if word & _FACT:
+            facts.setdefault(word >> _KIND, word & _VALUE)
+        elif facts:
+            ends.append(_end(word, facts))
+            facts = {}
         else:
-            raise ValueError("a fact about no connection")
+            ends.append(End(word))
+    if facts:
+        raise ValueError("a fact about no connection")
+    ends.reverse()
     return tuple(ends)
 
 
-def _with(end: End, kind: int, value: int) -> End:
-    if kind == _HOW:
-        by = value & 0xFF
-        return end._replace(code=value >> 8 & 0xFFFF, by=By(by) if by in _KNOWN else By.UNKNOWN)
-    if kind == _RECEIVED:
-        return end._replace(received=value)
-    if kind == _SENT:
-        return end._replace(sent=value)
-    return end
+def _end(number: int, facts: dict[int, int]) -> End:
+    how = facts.get(_HOW, 0)
+    by = _KNOWN.get(how & 0xFF, By.UNKNOWN)
+    return End(number, how >> 8 & 0xFFFF, by, facts.get(_RECEIVED), facts.get(_SENT))
 
 
-_KNOWN = frozenset(By)
+_KNOWN = {int(by): by for by in By}

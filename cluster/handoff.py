@@ -35,6 +35,13 @@ MOST_CLOSED_IN_ONE = MOST_BYTES // (8 * MOST_WORDS) - 1
 VALID_S = 1.0
 """How long a worker waits for a node's answer, and how long a handoff may lie unread."""
 
+COUNTED = 1 << 62
+"""Set in the number of a connection whose end is to be reported with what it carried, as the access log wants it.
+
+To ask the kernel for that is a good part of what an end costs.  A number comes back as it was, from nodes that know of
+no such bit as well.
+"""
+
 LEAVING = "leaving"
 """Reason of a node that refuses because it drains: that is no fault."""
 
@@ -67,6 +74,11 @@ class Handoff:
     valid_until_ns: int
     cookie: str
     received: bytes
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether the worker wants to know what the connection carried."""
+        return bool(self.id & COUNTED)
 
     def to_bytes(self) -> bytes:
         cookie = self.cookie.encode()

@@ -20,8 +20,9 @@ class Arrived:
     received: bytes
     refusal: BalancerError | None = None
     """Why it is not let in."""
-    choice: Choice | None = None
-    """The node for its first request, if that was chosen already: to choose twice would take two turns."""
+    choice: Choice | BalancerError | None = None
+    """The node for its first request, or why it gets none, if that was found already: to choose twice would take two
+    turns."""
     passed: bool = False
     """Whether its first request was found to keep to all limits (lb/guards.py), and was counted."""
     begun: Begun | None = None

@@ -150,8 +150,13 @@ class Downstream(RequestHandler):
         return arrived_at or time.monotonic()
 
     def chosen(self) -> Choice | None:
-        """Return the node that was chosen for the first request before it got here, once."""
+        """Return the node that was chosen for the first request before it got here, once.
+
+        Raises BalancerError: none was found for it.
+        """
         choice, self._choice = self._choice, None
+        if isinstance(choice, BalancerError):
+            raise choice
         return choice
 
     def begun(self) -> Begun | None:

@@ -2,6 +2,7 @@
 
 Of a WebSocket to a node on this host nothing is left here when it is open.  So when one look at a new connection shows
 all that is needed, neither a transport nor a task of the event loop is made for it: this halves what a handshake costs.
+Nor is one made for those that wait for their turn (lb/turnstile.py): in a reconnect storm they are most.
 Whatever is not that simple, or goes wrong, takes the long way (lb/downstream.py, lb/upgrade.py) as if nothing had been
 tried: the client has not been sent a byte, and nothing was read that is not given back.
 """
@@ -10,25 +11,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
-
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
-from aiohttp.streams import EMPTY_PAYLOAD
 
 from cluster.handoff import Taken
 from lb.access import AccessLog
-from lb.affinity import Recogniser
+from lb.affinity import Client, Recogniser
 from lb.arrived import Arrived
 from lb.errors import BalancerError
 from lb.guards import Guards
 from lb.handoff import Handoffs
-from lb.headers import Via, is_websocket_upgrade
+from lb.headers import Via
+from lb.limits import Admission
 from lb.offer import Answer, Arrival
+from lb.peeking import has_ended
+from lb.plain import PlainUpgrade, read_upgrade
 from lb.pool import Path
-from lb.strict import read_strictly
+from lb.route import Choice
 from lb.turnstile import Turnstile
 from lb.upgrade import head_for
 
@@ -47,6 +44,7 @@ class Express:
         cookie_for: Callable[[str], str],
         trace: Callable[[], bytes],
         access: AccessLog,
+        admission: Admission,
     ) -> None:
         self._recogniser = recogniser
         self._guards = guards
@@ -55,71 +53,104 @@ class Express:
         self._cookie_for = cookie_for
         self._trace = trace
         self._access = access
+        self._admission = admission
         self._loop = asyncio.get_running_loop()
-        self._body = BaseProtocol(self._loop)  # what the parser would ask to wait while a body is not read
 
     def send(self, arrived: Arrived, gone: Callable[[], None], back: Callable[[Arrived], None]) -> Arrived | None:
-        """Return None if `arrived` is on its way to a node: then either `gone` or `back` is called, once, later.
+        """Return None if `arrived` is on its way to a node: then either `gone` or `back` is called, once, later, or
+        neither if the client goes before.
 
         Else return what has to go the long way.
         """
-        found = self._upgrade_in(arrived.received)
-        if found is None:
+        upgrade = read_upgrade(arrived.received)
+        if upgrade is None:
             return arrived
-        request, early = found
-        peer = arrived.peer
         try:
-            target, headers = read_strictly(request.method, request.path, request.version, request.raw_headers)
-            client = self._recogniser.recognise_request(target, headers, peer)
-            self._guards.check(request.method, target, headers, client, None)
+            client = self._recogniser.recognise(upgrade.target, upgrade.cookies, arrived.peer, upgrade.forwarded_for)
+            self._guards.check("GET", upgrade.target, upgrade.headers, client, None)
             arrived.passed = True
             choice = self._turnstile.pass_now(client)
-            if choice is None:
-                return arrived
-            node = choice.node
-            if node.path is not Path.HANDOFF:
-                return replace(arrived, choice=choice)
-            via = Via(peer, self._recogniser.trusts(peer), self._trace())
-            head = head_for(node, target, headers, via)
-            cookie = self._cookie_for(node.name) if choice.stick else None
-            asked = self._access.asked(request.method, target, headers, via) if self._access.is_on else None
-            arrival = Arrival(peer, arrived.at, asked)
-            self._handoffs.offer(
-                node, arrival, arrived.sock.fileno(), head + early, cookie, partial(_answered, arrived, gone, back)
-            )
+            passenger = _Passenger(self, arrived, upgrade, client, gone, back)
+            if choice is not None:
+                return None if self.take(passenger, choice) else arrived
+            self._wait(passenger)
         except BalancerError:
             return arrived
         return None
 
-    def _upgrade_in(self, received: bytes) -> tuple[RawRequestMessage, bytes] | None:
-        """Return the request that `received` begins with and what is behind it, if it asks for a WebSocket."""
-        # A guess that saves most other requests from being read twice; who spells it another way is served as well.
-        if not received.startswith(b"GET ") or b"ebsocket" not in received:
-            return None
-        limits = self._guards.head
-        parser = HttpRequestParser(
-            self._body,
-            self._loop,
-            2**16,
-            max_line_size=limits.line_bytes,
-            max_field_size=limits.line_bytes,
-            max_headers=limits.fields,
-        )
+    def take(self, passenger: _Passenger, choice: Choice) -> bool:
+        """Offer a connection to the node of `choice`; return False if that is in vain."""
+        arrived, upgrade, node = passenger.arrived, passenger.upgrade, choice.node
+        if node.path is not Path.HANDOFF:
+            arrived.choice = choice
+            return False
+        via = Via(arrived.peer, self._recogniser.trusts(arrived.peer), self._trace())
+        cookie = self._cookie_for(node.name) if choice.stick else None
+        asked = self._access.asked("GET", upgrade.target, upgrade.headers, via) if self._access.is_on else None
         try:
-            messages, upgraded, early = parser.feed_data(received)
-        except HttpProcessingError:
-            return None  # the long way says what is wrong
-        if not upgraded or len(messages) != 1 or messages[0][1] is not EMPTY_PAYLOAD:
-            return None
-        request = messages[0][0]
-        if not is_websocket_upgrade(request.method, request.version, request.raw_headers):
-            return None
-        return request, early
+            received = head_for(node, upgrade.target, upgrade.headers, via) + upgrade.early
+            arrival = Arrival(arrived.peer, arrived.at, asked)
+            self._handoffs.offer(node, arrival, arrived.sock.fileno(), received, cookie, passenger.answered)
+        except BalancerError:
+            return False
+        return True
+
+    def _wait(self, passenger: _Passenger) -> None:
+        """Let it wait for its turn.  Raises Busy."""
+        passenger.place = self._turnstile.wait(passenger)
+        self._loop.add_reader(passenger.arrived.sock, self._heard, passenger)
+
+    def _heard(self, passenger: _Passenger) -> None:
+        """A client that waits has sent more, which its node will read, or is gone."""
+        self.wake(passenger)
+        arrived = passenger.arrived
+        if has_ended(arrived.sock):
+            self._turnstile.give_up(passenger.place)
+            arrived.sock.close()
+            self._admission.leave(arrived.peer)
+
+    def wake(self, passenger: _Passenger) -> None:
+        """Listen to a client no more."""
+        self._loop.remove_reader(passenger.arrived.sock)
 
 
-def _answered(arrived: Arrived, gone: Callable[[], None], back: Callable[[Arrived], None], answer: Answer) -> None:
-    if isinstance(answer, Taken):
-        arrived.sock.close()  # our copy; the connection is the node's
-        gone()
-    else:
-        back(arrived)
+class _Passenger:
+    """A client whose upgrade request is all there: on its way, or waiting for its turn."""
+
+    __slots__ = ("_back", "_express", "_gone", "arrived", "client", "place", "upgrade")
+
+    is_gone = False
+
+    def __init__(
+        self,
+        express: Express,
+        arrived: Arrived,
+        upgrade: PlainUpgrade,
+        client: Client,
+        gone: Callable[[], None],
+        back: Callable[[Arrived], None],
+    ) -> None:
+        self.arrived = arrived
+        self.upgrade = upgrade
+        self.client = client
+        self.place = 0
+        self._express = express
+        self._gone = gone
+        self._back = back
+
+    def called(self, outcome: Choice | BalancerError) -> None:
+        """Its turn has come, or it has waited in vain: the long way says so."""
+        self._express.wake(self)
+        if isinstance(outcome, BalancerError):
+            self.arrived.choice = outcome
+        elif self._express.take(self, outcome):
+            return
+        self._back(self.arrived)
+
+    def answered(self, answer: Answer) -> None:
+        """The node has taken the connection, or never will."""
+        if isinstance(answer, Taken):
+            self.arrived.sock.close()  # our copy; the connection is the node's
+            self._gone()
+        else:
+            self._back(self.arrived)

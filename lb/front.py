@@ -97,7 +97,14 @@ class Front:
         self._turnstile = Turnstile(pool, router, lb, pool.terms.share)
         self._upgrades = Upgrades(pool, self._turnstile, self._handoffs, self._tunnels)
         self._express = Express(
-            self._recogniser, self._guards, self._turnstile, self._handoffs, self._cookie_for, self._trace, self._access
+            self._recogniser,
+            self._guards,
+            self._turnstile,
+            self._handoffs,
+            self._cookie_for,
+            self._trace,
+            self._access,
+            self._admission,
         )
         self._limits = DownstreamLimits(
             admission=self._admission,
@@ -190,6 +197,7 @@ class Front:
         await self._reception.wind_down()
         if not await self._emptied(drain_s):
             self._reception.shut()
+            self._turnstile.close()
             self._handoffs.close()
             self._tunnels.close()
             self._reception.end()

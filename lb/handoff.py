@@ -125,7 +125,7 @@ class Handoffs:
         if len(received) > handoff.MOST_BYTES:
             raise TooMuchRead(f"{len(received)} bytes were read already")
         opened = None if arrival.asked is None else Opened.now(arrival.asked, descriptor, received)
-        number = next(self._numbers)
+        number = next(self._numbers) | (0 if opened is None else handoff.COUNTED)
         valid_until_ns = time.monotonic_ns() + int(handoff.VALID_S * 1e9)
         self._send(link, Handoff(number, valid_until_ns, cookie or "", received), descriptor)
         offer = link.offers[number] = Offer(

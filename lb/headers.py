@@ -66,12 +66,12 @@ def values(headers: Headers, name: bytes) -> list[bytes]:
 def tokens(headers: Headers, name: bytes) -> frozenset[bytes]:
     """Return the lower-case members of the list-valued field `name` (RFC 9110 5.6.1)."""
     found = values(headers, name)
-    return _members(found[0] if len(found) == 1 else b",".join(found))
+    return members(found[0] if len(found) == 1 else b",".join(found))
 
 
 @lru_cache(maxsize=256)
-def _members(value: bytes) -> frozenset[bytes]:
-    # Remembered: most clients say the same.
+def members(value: bytes) -> frozenset[bytes]:
+    """Return the lower-case members of one value of a list-valued field.  Remembered: most clients say the same."""
     return frozenset(token.strip().lower() for token in value.split(b",")) - {b""}
 
 

@@ -20,6 +20,16 @@ def take(sock: socket.socket, most: int) -> bytes:
     return _received(sock, most, 0)
 
 
+def has_ended(sock: socket.socket) -> bool:
+    """Tell whether nothing will come any more, not even what has arrived already."""
+    try:
+        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
 def drop(sock: socket.socket) -> None:
     """Close `sock`, so that its peer can read what it was sent: what is left unread would make a reset of it."""
     with suppress(OSError):  # it has gone

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
-from lb.headers import Framing, Headers, answer_head
+from lb.headers import Framing, Headers, answer_head, members
 from lb.strict import is_host
 
 MOST_HEAD_BYTES = 8190
@@ -71,6 +71,56 @@ def request_fields(block: bytes) -> tuple[Headers, int | None] | None:
         elif name == b"connection" and value.lower() != b"keep-alive":
             return None
     return (fields, length) if hosts == 1 else None
+
+
+@dataclass(eq=False, slots=True)  # not frozen: each handshake makes one
+class PlainUpgrade:
+    """A request for a WebSocket (RFC 6455 4.1)."""
+
+    target: str
+    headers: Headers
+    cookies: list[bytes]
+    """The values of Cookie."""
+    forwarded_for: list[bytes]
+    """The values of X-Forwarded-For."""
+    early: bytes
+    """What came behind its head."""
+
+
+def read_upgrade(data: bytes) -> PlainUpgrade | None:
+    """Return the request for a WebSocket that `data` begins with; None: it is not plain, not whole, or none."""
+    # A guess that saves most other requests from being read twice.
+    if not data.startswith(b"GET ") or b"pgrade:" not in data:
+        return None
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        return None
+    line_end = data.find(b"\r\n")
+    line, fields = _REQUEST.fullmatch(data, 0, line_end), _fields(data[line_end + 2 : end])
+    if line is None or fields is None:
+        return None
+    upgrade = PlainUpgrade(line[2].decode("ascii"), fields, [], [], data[end + 4 :])
+    return upgrade if _take_upgrade_fields(upgrade) else None
+
+
+def _take_upgrade_fields(upgrade: PlainUpgrade) -> bool:
+    """Note what the fields of `upgrade` say; return whether they are those of one."""
+    hosts = upgrades = connections = 0
+    for field, value in upgrade.headers:
+        name = field.lower()
+        if name == b"host":
+            hosts += is_host(value) or 2
+        elif name == b"upgrade":
+            upgrades += value.lower() == b"websocket" or 2
+        elif name == b"connection":
+            connections += b"upgrade" in members(value) or 2
+        elif name == b"cookie":
+            upgrade.cookies.append(value)
+        elif name == b"x-forwarded-for":
+            upgrade.forwarded_for.append(value)
+        elif name in _NOT_IN_REQUESTS or name == b"content-length":
+            return False
+    return hosts == upgrades == connections == 1
 
 
 def may_have_body(method: bytes, length: int | None) -> bool:

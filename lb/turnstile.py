@@ -14,10 +14,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Protocol
 
 from cluster.config import Lb
 from lb.affinity import Client
-from lb.errors import Busy, NoNodeAvailable
+from lb.errors import BalancerError, Busy, NoNodeAvailable
 from lb.pacing import Pace
 from lb.pool import Pool
 from lb.route import Choice, Router
@@ -30,10 +31,43 @@ RETRY_WITHIN_S = 5
 """Who is sent away may come again after 1 s to so many, by chance: not all at once again."""
 
 
+class Waiter(Protocol):
+    """Who waits for a turn."""
+
+    @property
+    def client(self) -> Client: ...
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether it wants none any more."""
+
+    def called(self, outcome: Choice | BalancerError) -> None:
+        """It is its turn, or Busy, or NoNodeAvailable."""
+
+
 @dataclass(eq=False, slots=True)
-class _Waiting:
+class _Place:
+    waiter: Waiter
+    until: float
+    """How long it is kept, in the event loop's seconds."""
+
+
+@dataclass(eq=False, slots=True)
+class _Task:
+    """A task that waits."""
+
     client: Client
     turn: asyncio.Future[Choice]
+
+    @property
+    def is_gone(self) -> bool:
+        return self.turn.done()  # cancelled, in this very turn of the event loop
+
+    def called(self, outcome: Choice | BalancerError) -> None:
+        if isinstance(outcome, BalancerError):
+            self.turn.set_exception(outcome)
+        else:
+            self.turn.set_result(outcome)
 
 
 @dataclass(eq=False)
@@ -45,7 +79,7 @@ class Turnstile:
     limits: Lb
     share: float = 1.0
     rng: Callable[[], float] = random.random
-    _waiting: OrderedDict[int, _Waiting] = field(default_factory=OrderedDict)
+    _waiting: OrderedDict[int, _Place] = field(default_factory=OrderedDict)
     """In the order in which they came."""
     _timer: asyncio.TimerHandle | None = None
 
@@ -72,19 +106,32 @@ class Turnstile:
         choice = self.pass_now(client)
         if choice is not None:
             return choice
+        task = _Task(client, self._loop.create_future())
+        number = self.wait(task)
+        try:
+            return await task.turn
+        finally:
+            self.give_up(number)
+
+    def wait(self, waiter: Waiter) -> int:
+        """Let `waiter` wait behind the others, and return its place.  Raises Busy."""
         if len(self._waiting) >= self._most_waiting():
             raise self._busy()
         number = next(self._numbers)
-        turn: asyncio.Future[Choice] = self._loop.create_future()
-        self._waiting[number] = _Waiting(client, turn)
+        self._waiting[number] = _Place(waiter, self._loop.time() + self.limits.handshake_wait_s)
         self._look_again()
-        try:
-            async with asyncio.timeout(self.limits.handshake_wait_s):
-                return await turn
-        except TimeoutError:
-            raise self._busy() from None
-        finally:
-            self._waiting.pop(number, None)
+        return number
+
+    def give_up(self, number: int) -> None:
+        """Let nobody wait in the place `number` any more."""
+        self._waiting.pop(number, None)
+
+    def close(self) -> None:
+        """Send all away that wait."""
+        while self._waiting:
+            _, place = self._waiting.popitem(last=False)
+            if not place.waiter.is_gone:
+                place.waiter.called(self._busy())
 
     def choose_again(self, client: Client, tried: Collection[str]) -> Choice:
         """Return another node, none of `tried`, for a client that had its turn.  Raises Busy, or NoNodeAvailable."""
@@ -123,23 +170,27 @@ class Turnstile:
 
     def _look(self) -> None:
         self._timer = None
-        while self._waiting and self._has_turn(next(iter(self._waiting.values()))):
-            self._waiting.popitem(last=False)
-        self._look_again()
-
-    def _has_turn(self, waiting: _Waiting) -> bool:
-        """Tell whether this client waits no more."""
-        if waiting.turn.done():  # it was given up in this very turn of the event loop
-            return True
         try:
-            choice = self._place(waiting.client, self.pool.clock())
+            while self._waiting:
+                number, place = next(iter(self._waiting.items()))
+                outcome = None if place.waiter.is_gone else self._outcome(place)
+                if outcome is None and not place.waiter.is_gone:
+                    break
+                del self._waiting[number]
+                if outcome is not None:
+                    place.waiter.called(outcome)
+        finally:
+            self._look_again()
+
+    def _outcome(self, place: _Place) -> Choice | BalancerError | None:
+        """Return what has become of waiting in `place`, if it is over."""
+        try:
+            choice = self._place(place.waiter.client, self.pool.clock())
         except NoNodeAvailable as exc:
-            waiting.turn.set_exception(exc)
-            return True
-        if choice is None:
-            return False
-        waiting.turn.set_result(choice)
-        return True
+            return exc
+        if choice is None and place.until <= self._loop.time():
+            return self._busy()
+        return choice
 
 
 def _take(choice: Choice, now: float) -> None:

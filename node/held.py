@@ -38,7 +38,7 @@ class Link(Protocol):
 class Held:
     """What is kept for a connection that was handed over: to say that it has ended."""
 
-    __slots__ = ("_began", "_lent", "_link", "_number", "_opened", "_sock")
+    __slots__ = ("_began", "_is_counted", "_lent", "_link", "_number", "_opened", "_sock")
 
     def __init__(self, lent: Lent, link: Link, given: Handoff, sock: socket.socket) -> None:
         self._lent = lent
@@ -50,11 +50,12 @@ class Held:
         if access.is_on() and (asked := Asked.of_head(given.received, lent.proxies)) is not None:
             self._began = time.monotonic()
             self._opened = Opened.now(asked, sock.fileno(), given.received)
+        self._is_counted = given.is_counted or self._opened is not None
 
     def ended(self, fate: Fate) -> None:
         """The connection is gone, or another process': it is counted no more, and the worker hears of it."""
         self._lent.count -= 1
-        received, sent = self._carried(fate)
+        received, sent = self._carried(fate) if self._is_counted else (None, None)
         end = End(self._number, fate.code, fate.by, received, sent)
         self._link.ended(end)
         if self._opened is not None and self._link.is_widowed:

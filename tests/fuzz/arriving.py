@@ -9,10 +9,18 @@ import h11
 from cluster.origin import canonical, canonical_pattern
 from lb.chunks import BadChunk, Chunks
 from lb.client_hello import ALPN, HEADER, Opening, opening, protocols
-from lb.headers import answer_head, framing, values
+from lb.headers import answer_head, framing, is_websocket_upgrade, values
 from lb.last_frame import close_code
 from lb.origins import AllowedOrigins
-from lb.plain import MOST_HEAD_BYTES, is_beginning, may_have_body, read_answer, request_fields, request_line
+from lb.plain import (
+    MOST_HEAD_BYTES,
+    is_beginning,
+    may_have_body,
+    read_answer,
+    read_upgrade,
+    request_fields,
+    request_line,
+)
 from lb.strict import check_answer, read_strictly
 from lb.x509 import certificates_in
 from node.reader import Close, ProtocolError, Reader
@@ -42,6 +50,24 @@ def check_plain_request(data: bytes) -> None:
     if len(head) < MOST_HEAD_BYTES:
         start = len(first) + 2
         assert all(is_beginning(head[:at]) for at in range(start, len(head) + 1))
+
+
+def check_plain_upgrade(data: bytes) -> None:
+    """A plain request for a WebSocket is exactly that one for the long way; what comes behind it is not looked at."""
+    upgrade = read_upgrade(data)
+    if upgrade is None:
+        return
+    message = parsed_request(data[: len(data) - len(upgrade.early)])
+    assert message is not None
+    assert is_websocket_upgrade(message.method, message.version, message.raw_headers)
+    fields = (upgrade.target, list(upgrade.headers))
+    assert (message.path, list(message.raw_headers)) == fields
+    assert read_strictly("GET", message.path, message.version, message.raw_headers) == (
+        message.path,
+        message.raw_headers,
+    )
+    assert upgrade.cookies == values(message.raw_headers, b"cookie")
+    assert upgrade.forwarded_for == values(message.raw_headers, b"x-forwarded-for")
 
 
 def check_plain_answer(data: bytes) -> None:
@@ -210,6 +236,24 @@ HARNESSES = (
         (
             b"POST /x?y HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\nX: y\r\n\r\n",
             b"GET / HTTP/1.1\r\nHost: a:1\r\nConnection: keep-alive\r\nX:\t\xe9 \r\n\r\n",
+        ),
+    ),
+    Harness(
+        "plain upgrade",
+        check_plain_upgrade,
+        ("lb.plain", "lb.strict"),
+        (
+            b"GET ",
+            b"/x?y",
+            b" HTTP/1.1\r\n",
+            b"Upgrade: websocket\r\n",
+            b"Connection: x, upgrade\r\n",
+            *_FIELDS,
+            *_ODDS,
+        ),
+        (
+            b"GET /x?y HTTP/1.1\r\nHost: a\r\nUpgrade: WebSocket\r\nConnection: upgrade,x\r\nCookie:\r\n\r\n\x81\x80",
+            b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For:b\r\nUpgrade:websocket\r\nConnection: Upgrade\r\n\r\n",
         ),
     ),
     Harness(

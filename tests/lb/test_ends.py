@@ -374,12 +374,14 @@ def test_a_node_of_another_version_is_understood(
     async def main() -> None:
         async with bare_node(tmp_path / "n0.sock") as node, balancer(1) as lb:
             hands_over(lb, node.path)
-            for number in (1, 2):
+            numbers: list[int] = []
+            for _ in range(2):
                 (await lb.connect()).send(upgrade_request("/ws"))
-                link = await node.link() if number == 1 else node.links[0]
-                link.say(Taken((await link.packet()).id))
+                link = node.links[0] if node.links else await node.link()
+                numbers.append((await link.packet()).id)
+                link.say(Taken(numbers[-1]))
             await eventually(lambda: len(lines.lines) == 2)
-            link.sock.send(report(1))
+            link.sock.send(report(numbers[0]))
             line = await lines.line(3)
             assert (line.get("by"), line.get("code")) == expected
             assert lb.node().handed_over == 1, "the other one is still there, and so is the link"

@@ -66,8 +66,10 @@ async def given_for(front: Balancer, node: BareNode, *pieces: bytes) -> tuple[by
         upgrade_request("/ws?a=%20b") + frame(b"did not wait"),
         upgrade_request(Cookie="flotilla=n0.forged; a=b"),
         upgrade_request(**{"X-Forwarded-For": "10.1.2.3, 9.8.7.6", "X-Forwarded-Proto": "https"}),
-        upgrade_request(Connection="Upgrade, X-Hop", **{"X-Hop": "1", "Proxy-Authorization": "no"}),
-        upgrade_request(Upgrade="WebSocket"),
+        upgrade_request(**{"X-Hop": "1", "Proxy-Authorization": "no"}).replace(
+            b"keep-alive, Upgrade", b"Upgrade, X-Hop"
+        ),
+        upgrade_request().replace(b"websocket", b"WebSocket"),
     ],
 )
 def test_the_node_gets_the_same_whichever_way_the_connection_went(
@@ -98,6 +100,9 @@ def test_the_node_gets_the_same_whichever_way_the_connection_went(
         (upgrade_request("/page").replace(b"\r\n\r\n", b"\r\nContent-Length: 2\r\n\r\nhi"), b"200"),
         (upgrade_request("/page").replace(b"GET", b"POST", 1), b"405"),
         (upgrade_request("/page").replace(b"HTTP/1.1", b"HTTP/1.0", 1), b"200"),
+        (upgrade_request("/echo", Connection="Upgrade, X-Hop", **{"X-Hop": "1"}), b"101"),
+        (upgrade_request("/echo", Upgrade="WebSocket"), b"101"),
+        (upgrade_request("/echo", Upgrade="h2c"), b"101"),
     ],
 )
 def test_what_is_no_plain_upgrade_takes_the_long_way(

@@ -12,7 +12,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lb import plain
-from lb.headers import Via, answer_head, field_lines, framing, onward_fields, request_head
+from lb.headers import (
+    Via,
+    answer_head,
+    field_lines,
+    framing,
+    is_websocket_upgrade,
+    onward_fields,
+    request_head,
+    values,
+)
 from lb.strict import check_answer, read_strictly
 
 VIA = Via("192.0.2.1", trusted=False)
@@ -73,6 +82,66 @@ def test_what_is_plain_is_what_the_long_way_reads(loop: asyncio.AbstractEventLoo
     assert not request.chunked
     assert body.is_eof()
     assert body.total_bytes == (plainly[1] or 0)
+
+
+UPGRADE = (b"Host: a", b"Connection: keep-alive, Upgrade", b"Upgrade: WebSocket", b"Sec-WebSocket-Key: k")
+UPGRADES = st.builds(
+    lambda line, fields: b"\r\n".join([line, *fields]) + b"\r\n\r\n",
+    st.one_of(st.just(b"GET /ws?a HTTP/1.1"), LINE),
+    st.lists(FIELD, max_size=3).flatmap(lambda more: st.permutations([*UPGRADE, *more])),
+)
+
+
+@given(head=UPGRADES, early=st.binary(max_size=3))
+@example(head=b"GET / HTTP/1.1\r\n" + b"\r\n".join(UPGRADE) + b"\r\n\r\n", early=b"\x81\x80")
+@example(
+    head=b"GET / HTTP/1.1\r\n" + b"\r\n".join((*UPGRADE, b"X-Forwarded-For: a", b"Cookie:")) + b"\r\n\r\n", early=b""
+)
+def test_an_upgrade_that_is_plain_is_what_the_long_way_reads(
+    loop: asyncio.AbstractEventLoop, head: bytes, early: bytes
+) -> None:
+    """The same head goes to the node, with the same bytes behind it."""
+    upgrade = plain.read_upgrade(head + early)
+    if upgrade is None:
+        return
+    messages, upgraded, tail = HttpRequestParser(BaseProtocol(loop), loop, 2**16).feed_data(head + early)
+    assert (len(messages), upgraded, tail) == (1, True, upgrade.early)
+    assert upgrade.early.endswith(early)
+    request, body = messages[0]
+    assert is_websocket_upgrade(request.method, request.version, request.raw_headers)
+    target, headers = read_strictly(request.method, request.path, request.version, request.raw_headers)
+    assert (target, list(headers)) == (upgrade.target, list(upgrade.headers))
+    assert upgrade.cookies == values(headers, b"cookie")
+    assert upgrade.forwarded_for == values(headers, b"x-forwarded-for")
+    assert body.is_eof()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"GET", b"POST"),
+        (b"1.1", b"1.0"),
+        (b" /", b" http://a/"),
+        (b"Host: a", b"Host: a b"),
+        (b"Host: a\r\n", b""),
+        (b"Host: a", b"Host: a\r\nHost: a"),
+        (b"Upgrade: WebSocket", b"Upgrade: websocket, h2c"),
+        (b"Upgrade: WebSocket", b"Upgrade: WebSocket\r\nUpgrade: WebSocket"),
+        (b"keep-alive, Upgrade", b"keep-alive"),
+        (b"keep-alive, Upgrade", b"Upgrade\r\nConnection: close"),
+        (b"Host: a", b"Host: a\r\nContent-Length: 0"),
+        (b"Host: a", b"Host: a\r\nTransfer-Encoding: chunked"),
+        (b"Host: a", b"Host: a\r\nExpect: 100-continue"),
+        (b"Host: a", b"Host: a\r\n folded"),
+        (b"\r\n\r\n", b"\r\n"),
+    ],
+)
+def test_an_upgrade_that_is_not_plain(old: bytes, new: bytes) -> None:
+    """It goes the long way, where it is understood or refused."""
+    head = b"GET / HTTP/1.1\r\n" + b"\r\n".join(UPGRADE) + b"\r\n\r\n"
+    assert plain.read_upgrade(head) is not None
+    assert old in head
+    assert plain.read_upgrade(head.replace(old, new, 1)) is None
 
 
 STATUS = st.one_of(st.just(b"HTTP/1.1 200 OK"), JOINED, st.just(b"HTTP/1.1 304 "))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,14 @@ from cluster import handoff
 from cluster.handoff import Refused
 from cluster.member import Signal, State
 from cluster.tag import new_sid, tag_of
+from lb.arrived import Arrived
+from lb.reception import Reception
 from lb.turnstile import RETRY_WITHIN_S
 from tests.lb.conftest import Run
 from tests.support.backends import OK, Conversation, answering, backend, tunnel_echo
 from tests.support.balancer import SECRET, Balancer, Caller, balancer, upgrade_request
 from tests.support.clock import Clock
-from tests.support.handing import BareNode, adopting_node, bare_node, hands_over
+from tests.support.handing import BareNode, adopting_node, bare_node, frame, hands_over, payload_from
 from tests.support.waiting import eventually, lastingly
 
 POLLING = b"GET /socket.io/?EIO=4&transport=polling HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
@@ -193,6 +196,59 @@ def test_a_client_that_gives_up_leaves_the_queue(run: Run, tmp_path: Path) -> No
             for caller in waiting:
                 caller.close()
             await eventually(lambda: front.front.waiting == 0)
+
+    run(main)
+
+
+def test_who_waits_takes_no_more_than_a_descriptor(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No transport, no task; what it sends meanwhile stays in its socket, for its node, and its leaving is noticed."""
+    seen: list[Arrived] = []
+    monkeypatch.setattr(Reception, "receive", lambda _, arrived: seen.append(arrived))
+
+    async def main() -> None:
+        async with (
+            adopting_node(tmp_path) as node,
+            balancer(node.port, nodes={"max_connections": 1}, handshake_wait_s=15, connections_per_address=4) as front,
+        ):
+            hands_over(front, node.path)
+            (first,) = await arriving(front, 1, upgrade_request("/echo"))
+            await first.head()
+            (talker, leaver, last) = await arriving(front, 3, upgrade_request("/echo"))
+            await eventually(lambda: front.front.waiting == 3)
+            talker.send(frame(b"could not wait"))
+            leaver.close()
+            await eventually(lambda: front.front.waiting == 2 and front.front.connections == 2)
+            (again,) = await arriving(front, 1, upgrade_request("/echo"))
+            await eventually(lambda: front.front.waiting == 3)
+            for gone, next_ in ((first, talker), (talker, last), (last, again)):
+                gone.close()
+                assert (await next_.head()).split()[1] == b"101"
+                if next_ is talker:
+                    assert await payload_from(talker.reader) == b"could not wait"
+            assert not seen
+
+    run(main)
+
+
+def test_a_worker_that_stops_sends_those_away_who_wait(run: Run, tmp_path: Path) -> None:
+    """When the time is over that it gives to what goes on: as on the long way, so on the short one."""
+
+    async def main() -> None:
+        async with (
+            adopting_node(tmp_path) as node,
+            balancer(node.port, nodes={"max_connections": 1}, handshake_wait_s=15) as front,
+        ):
+            hands_over(front, node.path)
+            await statuses(await arriving(front, 1, upgrade_request("/echo")))
+            callers = await arriving(front, 2, upgrade_request("/echo"))
+            callers += await arriving(front, 2, upgrade_request("/echo", Upgrade="websocket"))
+            await eventually(lambda: front.front.waiting == 4)
+            await front.front.stop(0.05)
+            assert front.front.waiting == 0
+            assert front.front.connections == 0
+            for caller in callers:
+                with suppress(ConnectionError):
+                    await caller.rest()
 
     run(main)
 
