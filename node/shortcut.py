@@ -25,15 +25,14 @@ class Shortcut:
 
     def __init__(self, intake: Intake, path: str) -> None:
         self._intake = intake
-        self._target = f"{path}?"
+        self._beginning = f"GET {path}?".encode()
 
     def __call__(self, transport: asyncio.Transport, given: Handoff, on_end: OnEnd) -> bool:
-        parsed = _parsed(given.received)
+        # Most others are WebSockets of the application's own, which aiohttp shall not have to read a second time.
+        parsed = _parsed(given.received) if given.received.startswith(self._beginning) else None
         if parsed is None:
             return False
         message, early = parsed
-        if not message.path.startswith(self._target):
-            return False
         cookie = [("Set-Cookie", given.cookie)] if given.cookie else []
 
         def opening(receiver: Receiver, headers: Headers) -> Channel:
@@ -68,7 +67,7 @@ def _parsed(received: bytes) -> tuple[RawRequestMessage, bytes] | None:
     if len(messages) != 1 or not is_upgraded:
         return None
     message = messages[0][0]
-    if message.method != "GET" or message.version != HttpVersion11:
+    if message.version != HttpVersion11:
         return None
     return message, early
 
