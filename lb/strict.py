@@ -18,6 +18,8 @@ from lb.headers import Headers, tokens, values
 # RFC 9110 7.2 with RFC 3986 3.2.2: a name, an IPv4 address or a bracketed IPv6 one, and a port; no user, no list.
 _HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+;=%-]*|\[[0-9A-Fa-f:.]+(?:%25[A-Za-z0-9._~-]+)?\])(?::[0-9]{0,5})?")
 
+_MOST_DIGITS = 18
+
 _ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]*)(.*)", re.DOTALL)
 
 
@@ -31,6 +33,8 @@ def read_strictly(method: str, target: str, version: tuple[int, int], headers: H
     if "#" in target:
         raise BadRequest("a fragment in the request target")
     _check_codings(version, headers)
+    if not _is_countable(headers):
+        raise BadRequest("a Content-Length that no body has")
     for value in values(headers, b"expect"):
         if value.strip().lower() != b"100-continue":
             raise ExpectationFailed(value.decode("latin-1"))
@@ -52,6 +56,14 @@ def _check_codings(version: tuple[int, int], headers: Headers) -> None:
     if not tokens(headers, b"transfer-encoding") or values(headers, b"content-length"):
         # The parser has this as no coding at all; others may not.
         raise BadRequest(f"a Transfer-Encoding of {b', '.join(codings)!r}, or a length beside it")
+
+
+def _is_countable(headers: Headers) -> bool:
+    """Tell whether no Content-Length is so long that a reader might count wrongly (RFC 9110 8.6).
+
+    aiohttp's parser takes 2**64 - 1 for no body at all: what comes next on the connection would be one for a node.
+    """
+    return all(len(value) <= _MOST_DIGITS for value in values(headers, b"content-length"))
 
 
 def _origin_form(method: str, target: str, headers: Headers) -> tuple[str, Headers]:
@@ -87,6 +99,8 @@ def check_answer(status: int, reason: str, version: tuple[int, int], headers: He
         raise NodeFailed(f"no status: {status}")
     if _CONTROL.search(reason.encode("utf-8", "surrogateescape")):
         raise NodeFailed("a control character in the reason phrase")
+    if not _is_countable(headers):
+        raise NodeFailed("a Content-Length that no body has")
     codings = 0
     for name, value in headers:
         if not _is_token(name):

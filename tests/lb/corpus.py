@@ -81,6 +81,16 @@ REQUESTS = [
         forwarded(b"POST / HTTP/1.1", b"Host: a", b"Content-Length: 002", body=b"hi"),
         b"Content-Length: 002",
     ),
+    *(
+        _post(f"length of {name}", 400, b"Content-Length: " + value)
+        for name, value in (
+            # Which parsers keep for no length at all, for a signed one, or for what fits no integer of theirs
+            ("2**64 - 1", b"18446744073709551615"),
+            ("2**64 - 2", b"18446744073709551614"),
+            ("2**63", b"9223372036854775808"),
+            ("5000 zeros", b"0" * 5000 + b"2"),
+        )
+    ),
     _post("length with spaces", _SIZED, b"Content-Length:   2  "),
     _post(
         "length spelt with _",
@@ -368,7 +378,7 @@ ANSWERS = [
     _sized("length twice, unlike", 502, b"Content-Length: 3"),
     *(
         Case(f"length {value!r}", head(b"HTTP/1.1 200 OK", b"Content-Length: " + value) + b"ok", 502)
-        for value in (b"2, 2", b"+2", b"-2", b"x", b"0x2", b"9" * 23)
+        for value in (b"2, 2", b"+2", b"-2", b"x", b"0x2", b"9" * 23, b"18446744073709551615", b"0" * 20 + b"2")
     ),
     Case("length, space before the colon", head(b"HTTP/1.1 200 OK", b"Content-Length : 2") + b"ok", 502),
     *(
