@@ -17,6 +17,7 @@ from functools import partial
 from typing import cast
 
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_parser import RawRequestMessage
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web import BaseRequest, RequestHandler, RequestPayloadError, StreamResponse
 from aiohttp.web import Server as AiohttpServer
@@ -26,18 +27,16 @@ from lb.arrived import Arrived
 from lb.begun import Begun
 from lb.errors import BadRequest, BalancerError, HeadTooLarge, answer_to
 from lb.exchange import Sent, abort
+from lb.farewell import close_gently, close_idle
 from lb.guards import HeadLimits
 from lb.head_watch import HeadWatch
+from lb.headers import is_websocket_upgrade
 from lb.limits import Admission
 from lb.route import Choice
 
 log = logging.getLogger(__name__)
 
-FIRST_REQUEST_S = 1.0
-"""How long a TLS connection may take to bring its first request when its worker stops."""
-
-LINGER_S = 1.0
-"""How long a refused client may read its answer: closing at once would reset the connection under it."""
+_HEAD_END = b"\r\n\r\n"
 
 TOO_MANY_HEADERS = "Too many headers received"
 """What aiohttp's parser says then, see tests/lb/test_contracts_aiohttp.py."""
@@ -69,6 +68,7 @@ class Downstream(RequestHandler):
         "_arrived_at",
         "_begun",
         "_choice",
+        "_edge",
         "_ends_plainly",
         "_head",
         "_last_payload",
@@ -107,6 +107,8 @@ class Downstream(RequestHandler):
         self._admitted = arrived.refusal is None
         self._lingers = False
         self._head = HeadWatch(limits.head, limits.head_timeout_s, self._give_up)
+        self._edge = b""
+        """The last bytes of a head that has not ended: they may begin its end."""
         self._ends_plainly = False
         self._last_payload: StreamReader = EMPTY_PAYLOAD
 
@@ -124,19 +126,57 @@ class Downstream(RequestHandler):
             self._arrived_at = 0.0  # its first request is yet to come
 
     def data_received(self, data: bytes) -> None:
+        # One head at a time: aiohttp loses what it reads in one go with something that is no HTTP, or that comes behind
+        # a request which ends the connection (RFC 9112 9.6), and the good request that came before with it.
+        at, size = 0, len(data)
+        while True:
+            end = self._head_end(data, at)
+            self._read(data[at:end])
+            if end == size:
+                return
+            at = end
+
+    def _head_end(self, data: bytes, at: int) -> int:
+        """Return where the head ends that goes on at `at`; the end of `data`, if nobody knows or wants to."""
+        if self._upgraded or self._buffer_paused or not self._last_payload.is_eof():
+            return len(data)
+        end = (self._edge + data).find(_HEAD_END, at)
+        return len(data) if end < 0 else end + len(_HEAD_END) - len(self._edge)
+
+    def _read(self, data: bytes) -> None:
         if self._force_close:
             return
         heads, in_body = self._request_count, not self._last_payload.is_eof()
         super().data_received(data)
-        self._ends_plainly = self._request_count == heads + 1 and data.endswith(b"\r\n\r\n")
+        self._ends_plainly = self._request_count == heads + 1 and data.endswith(_HEAD_END)
         if self._request_count != heads:
+            self._edge = b""
             self._head.ended()
             if in_body and not self._last_payload.is_eof():
                 # The parser gave up in the middle of a body; aiohttp would tell only whoever reads the next request.
                 self._last_payload.set_exception(RequestPayloadError("malformed"))
             self._last_payload = self._messages[-1][1]
+            self._keep_aside()
         elif data and not in_body and not self._upgraded:
+            self._edge = (self._edge + data)[1 - len(_HEAD_END) :]
             self._head.came(len(data))
+
+    def _keep_aside(self) -> None:
+        """Keep what comes behind `Upgrade: h2c, websocket`, too, as it came: aiohttp would lose it."""
+        message, body = self._messages[-1]
+        if isinstance(message, RawRequestMessage) and body is EMPTY_PAYLOAD and not self._upgraded:
+            self._upgraded = is_websocket_upgrade(message.method, message.version, message.raw_headers)
+
+    def stay_with_http(self) -> None:
+        """Read what came behind a request for a WebSocket as HTTP: it was answered otherwise (RFC 9110 7.8)."""
+        if self._upgraded and not self._messages and self._parser is not None:
+            self._upgraded = False
+            self._parser.set_upgraded(False)
+            tail, self._message_tail = self._message_tail, b""
+            if tail:
+                self.data_received(tail)
+            if self._buffer_paused:
+                self._resume_reading_if_drained()
 
     def end(self) -> None:
         """End the connection, whatever goes on on it."""
@@ -215,6 +255,15 @@ class Downstream(RequestHandler):
         self.connection_lost(None)
         return transport, early
 
+    def leave_readable(self) -> None:
+        """Take care that the last answer can be read, if more came than is answered.
+
+        To close over bytes that nobody has read resets a connection, and what is not read yet is lost (RFC 9112 9.6).
+        """
+        if self._messages and self.is_quiet:
+            assert self.transport is not None
+            self._let_read(self.transport)
+
     @property
     def is_between_requests(self) -> bool:
         """Whether it is certain that of the next request nothing has come: the last one had no body, and ended what
@@ -275,8 +324,15 @@ class Downstream(RequestHandler):
         return cast(StreamResponse, Sent(keep_alive=False, status=problem.http_status))
 
     def _say(self, problem: BalancerError) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(answer_to(problem, close=True))
+        """Send the last thing that this client gets."""
+        transport, is_quiet = self.transport, self.is_quiet
+        if transport is None or transport.is_closing():
+            return
+        transport.write(answer_to(problem, close=True))
+        if is_quiet:
+            self._let_read(transport)
+        else:
+            transport.close()  # an answer before it may take its time
 
     def _refuse(self, transport: asyncio.Transport, why: BalancerError) -> None:
         self._limits.refused(self.peer, why)
@@ -288,11 +344,7 @@ class Downstream(RequestHandler):
         self._force_close = True  # aiohttp ignores what still arrives
         if not transport.is_closing() and self._limits.admission.linger():
             self._lingers = True
-            if transport.can_write_eof():
-                transport.write_eof()
-            else:
-                transport.close()  # TLS: says that no more comes, and passes over what still does
-            self._loop.call_later(LINGER_S, transport.abort)
+            close_gently(transport)
         else:
             transport.close()
 
@@ -313,8 +365,6 @@ class Downstream(RequestHandler):
         if self._limits.access.is_on:
             self._limits.access.refused(self.peer, problem.http_status, str(problem))
         self._say(problem)
-        if self.transport is not None:
-            self._let_read(self.transport)
 
     def _process_keepalive(self) -> None:
         # A head that began just before the idle limit has its own.
@@ -322,22 +372,3 @@ class Downstream(RequestHandler):
             super()._process_keepalive()
         else:
             self._keepalive_handle = None
-
-
-def close_idle(
-    transport: asyncio.Transport | None, close: Callable[[], None], again: Callable[[], None] | None
-) -> None:
-    """End a client's connection on which nothing goes on, by `close`.
-
-    Over TLS `again` is called in a moment instead, if its first request may be on its way.
-    """
-    if transport is None or transport.can_write_eof():
-        close()
-        return
-    loop = asyncio.get_running_loop()
-    if again is not None:
-        loop.call_later(FIRST_REQUEST_S, again)
-    else:
-        close()
-        # Who keeps a connection in store does not listen to it, and would not hear that we want to close it.
-        loop.call_later(LINGER_S, transport.abort)

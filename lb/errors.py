@@ -118,11 +118,17 @@ class UpgradeRefused(BalancerError):
 
 
 class NotForwarded(BalancerError):
-    """A request that a reverse proxy does not carry: CONNECT, or a transfer coding other than chunked."""
+    """A request that a reverse proxy does not carry: CONNECT, TRACE, or a transfer coding other than chunked."""
 
     http_status = HTTPStatus.NOT_IMPLEMENTED
     counted_as = "not_forwarded"
     closes = True
+
+
+class AskedItself(BalancerError):
+    """A request shall go no further than to us: Max-Forwards says so (RFC 9110 7.6.2), and that we are there."""
+
+    http_status = HTTPStatus.OK
 
 
 class Overloaded(BalancerError):

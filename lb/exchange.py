@@ -17,7 +17,7 @@ from cluster.trace import trace_id
 from lb.access import Asked
 from lb.affinity import Client
 from lb.begun import Begun
-from lb.headers import Headers, Via, asks_for_unknown
+from lb.headers import Headers, Via, asks_for_unknown, tokens
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,9 @@ class Exchange:
 
     @property
     def keeps_alive(self) -> bool:
-        return self.request.keep_alive and not self.is_closing() and not asks_for_unknown(self.headers)
+        # An HTTP/1.0 client may say both, and the parser hears only one of it (RFC 9112 9.3).
+        wants = self.request.keep_alive and b"close" not in tokens(self.headers, b"connection")
+        return wants and not self.is_closing() and not asks_for_unknown(self.headers)
 
     def cut(self, status: int, node: str) -> Sent:
         """End the client's connection so that it cannot take what it has for the whole answer."""

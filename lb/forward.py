@@ -268,8 +268,9 @@ def _facts(exchange: Exchange, choice: Choice, reason: str) -> dict[str, object]
 
 def _is_chunked(exchange: Exchange) -> bool:
     """Tell how the request's body is framed.  Raises NotForwarded."""
-    if exchange.method == "CONNECT":
-        raise NotForwarded("CONNECT")
+    if exchange.method in ("CONNECT", "TRACE"):
+        # TRACE would show its client what we and others before us have added, and cookies that no script may see.
+        raise NotForwarded(exchange.method)
     codings = tokens(exchange.headers, b"transfer-encoding")
     if codings - {b"chunked"}:
         # RFC 9112 6.1: a server that does not understand a transfer coding answers 501.

@@ -23,11 +23,12 @@ from lb.access import AccessLog
 from lb.affinity import Recogniser, set_cookie
 from lb.arrivals import Arrivals, defer_accept
 from lb.crowd import Crowd
-from lb.downstream import LINGER_S, Downstream, DownstreamLimits
+from lb.downstream import Downstream, DownstreamLimits
 from lb.downstreams import Downstreams
 from lb.errors import BadRequest, BalancerError, BodyTooLarge, ClientTooSlow, answer_to
 from lb.exchange import Exchange, Sent
 from lb.express import Express
+from lb.farewell import LINGER_S
 from lb.forward import ExchangeMetrics, Forwarder
 from lb.greeter import Greeter
 from lb.guards import Guards
@@ -225,9 +226,12 @@ class Front:
         connection = cast(Downstream, request.protocol)
         via = self._via(connection.peer)
         sent = await (self._logged(request, via) if self._access.is_on else self._answered(request, via))
+        connection.stay_with_http()
         if sent.keep_alive and connection.is_between_requests:
             take_over(connection, self._yard)
             return replace(sent, keep_alive=False)
+        if not sent.keep_alive:
+            connection.leave_readable()
         return sent
 
     def _via(self, peer: str) -> Via:
@@ -248,7 +252,7 @@ class Front:
     async def _answered(self, request: BaseRequest, via: Via) -> Sent:
         try:
             exchange = self._exchange(request, via)
-            if is_websocket_upgrade(exchange.method, exchange.version, exchange.headers):
+            if _opens_websocket(exchange):
                 return await self._upgrades.open(exchange)
             begins = exchange.client.begins and exchange.begun is None
             choice = await self._turnstile.choose(exchange.client) if begins else None
@@ -298,3 +302,11 @@ class Front:
         answer = answer_to(exc, close=not keep_alive, head_only=request.method == "HEAD")
         await cast(StreamWriter, request.writer).write(answer)
         return Sent(keep_alive=keep_alive, status=exc.http_status)
+
+
+def _opens_websocket(exchange: Exchange) -> bool:
+    """Tell whether the client asks for a WebSocket, and what it may have sent ahead on it is all there."""
+    is_asked = is_websocket_upgrade(exchange.method, exchange.version, exchange.headers)
+    connection = cast(Downstream, exchange.request.protocol)
+    # Of a choice of protocols aiohttp loses what is behind a body, or behind many requests that wait for their turn.
+    return is_asked and (connection.ended_http or not asks_for_unknown(exchange.headers))

@@ -14,8 +14,8 @@ from contextlib import suppress
 
 from lb.arrived import Arrived
 from lb.client_hello import NO_APPLICATION_PROTOCOL, Opening, opening
-from lb.downstream import FIRST_REQUEST_S
 from lb.errors import PlainHttp
+from lb.farewell import FIRST_REQUEST_S
 from lb.limits import Admission
 from lb.peeking import arrival, drop
 

@@ -25,7 +25,14 @@ _HOP_BY_HOP = frozenset(
 )
 
 # A peer could name these in Connection and so change what the request is: RFC 9110 7.6.1 forbids it to.
-_NEVER_NAMED = frozenset({b"host", b"content-length", b"cookie", b"authorization", b"set-cookie"})
+_NEVER_NAMED = frozenset(
+    {
+        *(b"host", b"content-length", b"content-type", b"content-encoding"),
+        *(b"cookie", b"set-cookie", b"authorization", b"origin"),
+        *(b"sec-websocket-key", b"sec-websocket-version", b"sec-websocket-accept"),
+        *(b"sec-websocket-protocol", b"sec-websocket-extensions"),
+    }
+)
 
 _WEBSOCKET_GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 1.3
 
@@ -55,7 +62,10 @@ def end_to_end(headers: Headers) -> list[tuple[bytes, bytes]]:
 def _dropped(headers: Headers) -> frozenset[bytes]:
     """Return the names, in lower case, of what concerns one connection only."""
     named = tokens(headers, b"connection") - _HOP_BY_HOP - _NEVER_NAMED
-    return _HOP_BY_HOP | named if named else _HOP_BY_HOP
+    if not named:
+        return _HOP_BY_HOP
+    # What a proxy that we trust says of its client, no client may have removed.
+    return _HOP_BY_HOP.union(name for name in named if not _is_forwarded(name))
 
 
 def values(headers: Headers, name: bytes) -> list[bytes]:
@@ -222,6 +232,9 @@ def answer_head(
         kept = [pair for pair in kept if pair[0].lower() != b"content-length"]
     if frame.chunked:
         kept.append((b"Transfer-Encoding", b"chunked"))
+    if status == 426 and b"websocket" in tokens(headers, b"upgrade"):
+        # RFC 9110 15.5.22: it must say to what, and that is what we can carry, too.
+        kept += [(b"Connection", b"Upgrade"), (b"Upgrade", b"websocket")]
     if frame.close:
         kept.append((b"Connection", b"close"))
     elif version < (1, 1):

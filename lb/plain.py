@@ -31,7 +31,20 @@ _BEGINNING = re.compile(_REQUEST_LINE + rb"\r\n(?:" + _TOKEN + b":" + _TEXT + rb
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,14}")
 
 # Framing and what changes the connection or the meaning: all of that is the long way's.
-_NOT_IN_REQUESTS = frozenset({b"transfer-encoding", b"te", b"trailer", b"upgrade", b"expect", b"http2-settings"})
+_NOT_IN_REQUESTS = frozenset(
+    {
+        b"transfer-encoding",
+        b"te",
+        b"trailer",
+        b"upgrade",
+        b"expect",
+        b"http2-settings",
+        b"max-forwards",
+        b"sec-websocket-key1",
+    }
+)
+# Of which there may be one, as aiohttp has it (and RFC 9110 5.3: none of them is a list).
+_ONCE = frozenset({b"content-location", b"content-range", b"content-type", b"etag", b"server", b"user-agent"})
 _NOT_IN_ANSWERS = frozenset({b"trailer", b"upgrade"})
 _WITH_BODY = frozenset({b"POST", b"PUT", b"PATCH"})
 
@@ -56,10 +69,12 @@ def request_fields(block: bytes) -> tuple[Headers, int | None] | None:
     if fields is None:
         return None
     hosts, length = 0, None
+    found = set()
     for field, value in fields:
         name = field.lower()
-        if name in _NOT_IN_REQUESTS:
+        if name in _NOT_IN_REQUESTS or (name in _ONCE and name in found):
             return None
+        found.add(name)
         if name == b"host":
             hosts += 1
             if not is_host(value):

@@ -20,9 +20,10 @@ from lb.affinity import Client
 from lb.arrived import Arrived
 from lb.begun import Begun
 from lb.deadline import Deadline
-from lb.downstream import Downstream, close_idle
+from lb.downstream import Downstream
 from lb.errors import BalancerError
 from lb.exchange import SAFE, abort
+from lb.farewell import close_idle
 from lb.fields import Fields, Reader
 from lb.headers import Headers
 from lb.pool import Node

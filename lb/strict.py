@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from lb.errors import BadRequest, ExpectationFailed, NodeFailed, VersionNotSupported
+from lb.errors import AskedItself, BadRequest, ExpectationFailed, NodeFailed, VersionNotSupported
 from lb.headers import Headers, tokens, values
 
 # RFC 9110 7.2 with RFC 3986 3.2.2: a name, an IPv4 address or a bracketed IPv6 one, and a port; no user, no list.
@@ -26,7 +26,7 @@ _ABSOLUTE = re.compile(r"(?i:https?)://([^/?#]*)(.*)", re.DOTALL)
 def read_strictly(method: str, target: str, version: tuple[int, int], headers: Headers) -> tuple[str, Headers]:
     """Return the target, in origin form, and the headers that a request means.
 
-    Raises BadRequest, VersionNotSupported or ExpectationFailed.
+    Raises BadRequest, VersionNotSupported, ExpectationFailed or AskedItself.
     """
     if version not in ((1, 1), (1, 0)):
         raise VersionNotSupported(f"HTTP/{version[0]}.{version[1]}")
@@ -43,7 +43,21 @@ def read_strictly(method: str, target: str, version: tuple[int, int], headers: H
     for host in values(headers, b"host"):
         if not is_host(host):
             raise BadRequest("Host is not a host with an optional port")
+    if method == "OPTIONS":
+        headers = _one_hop_on(headers)
     return target, headers
+
+
+def _one_hop_on(headers: Headers) -> Headers:
+    """Return `headers` with one less to go in Max-Forwards, if there is one (RFC 9110 7.6.2)."""
+    for left in values(headers, b"max-forwards"):  # one at most: the parser refuses more
+        if not left.isdigit() or len(left) > _MOST_DIGITS:
+            raise BadRequest("Max-Forwards is no number")
+        if not int(left):
+            raise AskedItself("Max-Forwards: 0")
+        less = b"%d" % (int(left) - 1)
+        return [(name, less if name.lower() == b"max-forwards" else value) for name, value in headers]
+    return headers
 
 
 def _check_codings(version: tuple[int, int], headers: Headers) -> None:
@@ -101,6 +115,14 @@ def check_answer(status: int, reason: str, version: tuple[int, int], headers: He
         raise NodeFailed("a control character in the reason phrase")
     if not _is_countable(headers):
         raise NodeFailed("a Content-Length that no body has")
+    codings = _check_fields(headers)
+    # RFC 9112 6.1: faulty framing, in a version that does not know the field or in a field that comes twice.
+    if codings > 1 or (codings and version == (1, 0)) or bool(codings) is not chunked:
+        raise NodeFailed("an ambiguous Transfer-Encoding")
+
+
+def _check_fields(headers: Headers) -> int:
+    """Return how often a node names the one transfer coding that there may be.  Raises NodeFailed."""
     codings = 0
     for name, value in headers:
         if not _is_token(name):
@@ -111,9 +133,7 @@ def check_answer(status: int, reason: str, version: tuple[int, int], headers: He
             codings += 1
             if value.lower() != b"chunked":
                 raise NodeFailed(f"a transfer coding other than chunked: {value[:40]!r}")
-    # RFC 9112 6.1: faulty framing, in a version that does not know the field or in a field that comes twice.
-    if codings > 1 or (codings and version == (1, 0)) or bool(codings) is not chunked:
-        raise NodeFailed("an ambiguous Transfer-Encoding")
+    return codings
 
 
 _CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 5.5

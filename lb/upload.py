@@ -22,18 +22,20 @@ def chunk(data: bytes) -> bytes:
 
 LAST_CHUNK = b"0\r\n\r\n"
 
-_WITHOUT_BODY = frozenset({"GET", "HEAD", "DELETE", "OPTIONS", "TRACE"})
+_WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
 def may_be_passed_over(method: str, headers: Headers) -> bool:
-    """Tell whether a request has a body that its method gives no meaning (RFC 9110 9.3.1, 9.3.5).
+    """Tell whether a request has a body that a server may not read, and then take for the next request.
 
-    A server that does not read such a body takes it for the next request on the connection, and what it answers to that
-    would be the next client's.
+    What it answers to that would be the next client's.  Such servers are known for bodies to which the method gives no
+    meaning (RFC 9110 9.3.1, 9.3.5), and for those of clients that are to wait for a 100 (10.1.1): who answers at once
+    may think that it will not come.
     """
-    return method in _WITHOUT_BODY and (
-        bool(values(headers, b"transfer-encoding")) or any(int(each) for each in values(headers, b"content-length"))
+    has_body = bool(values(headers, b"transfer-encoding")) or any(
+        int(each) for each in values(headers, b"content-length")
     )
+    return has_body and (method not in _WITH_BODY or bool(values(headers, b"expect")))
 
 
 def whole(body: StreamReader, *, chunked: bool) -> bytes:

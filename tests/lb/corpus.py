@@ -199,6 +199,11 @@ REQUESTS = [
     Case("bare LF once", b"GET / HTTP/1.1\r\nHost: a\nX: b\r\n\r\n", 400),
     Case("bare LF at the end", b"GET / HTTP/1.1\r\nHost: a\r\n\n", 400),
     Case("bare CR for a line end", b"GET / HTTP/1.1\rHost: a\r\n\r\n", 400),
+    # Two of what may come once: whose word counts?
+    *(
+        _get(f"{name.decode()} twice", 400, name + b": a", name.lower() + b": b")
+        for name in (b"Content-Type", b"User-Agent", b"ETag", b"Content-Location", b"Content-Range", b"Max-Forwards")
+    ),
     # Host (RFC 9112 3.2)
     Case("no host", head(b"GET / HTTP/1.1"), 400),
     _get("host twice, alike", 400, b"Host: a"),
@@ -292,10 +297,26 @@ REQUESTS = [
     Case("no version", b"GET /\r\n\r\n", 505),
     _line(b"GET /" + b"a" * 9000 + b" HTTP/1.1", 431),
     _line(b"CONNECT a:80 HTTP/1.1", 501),
+    _line(b"TRACE / HTTP/1.1", 501),
     _line(b"OPTIONS * HTTP/1.1", forwarded(b"OPTIONS * HTTP/1.1", b"Host: a")),
     _line(b"GET //x/../y HTTP/1.1", forwarded(b"GET //x/../y HTTP/1.1", b"Host: a")),
     _line(b"GET /%2e%2E/%00 HTTP/1.1", forwarded(b"GET /%2e%2E/%00 HTTP/1.1", b"Host: a")),
     Case("empty lines before", b"\r\n" + head(b"GET / HTTP/1.1", b"Host: a"), _PLAIN),
+    # How far it may go (RFC 9110 7.6.2)
+    Case(
+        "one hop less",
+        head(b"OPTIONS /x HTTP/1.1", b"Host: a", b"max-forwards: 010"),
+        forwarded(b"OPTIONS /x HTTP/1.1", b"Host: a", b"max-forwards: 9"),
+    ),
+    *(
+        Case(f"hops {left!r}", head(b"OPTIONS * HTTP/1.1", b"Host: a", b"Max-Forwards: " + left), 400)
+        for left in (b"", b"-1", b"1, 1", b"x", b"9" * 19)
+    ),
+    _get(
+        "hops, which only OPTIONS counts",
+        forwarded(b"GET / HTTP/1.1", b"Host: a", b"Max-Forwards: 0"),
+        b"Max-Forwards: 0",
+    ),
     # One connection only (RFC 9110 7.6.1, 7.8, 10.1)
     _get("Connection names", _PLAIN, b"Connection: x-y, close", b"X-Y: 1"),
     _get("Connection cannot name Host", _PLAIN, b"Connection: host"),
@@ -313,6 +334,15 @@ REQUESTS = [
         "upgrade to h2c", _PLAIN, b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMAAABk"
     ),
     _get("upgrade without saying so", _PLAIN, b"Upgrade: websocket"),
+    *(
+        _get(
+            f"Connection cannot name {name.decode()}",
+            forwarded(b"GET / HTTP/1.1", b"Host: a", name + b": z"),
+            b"Connection: " + name,
+            name + b": z",
+        )
+        for name in (b"Cookie", b"Authorization", b"Origin", b"Content-Type", b"Sec-WebSocket-Key")
+    ),
     _post(
         "expects",
         forwarded(b"POST / HTTP/1.1", b"Host: a", b"Expect: 100-continue", b"Content-Length: 2", body=b"hi"),
@@ -511,7 +541,7 @@ ANSWERS = [
     Case(
         "upgrade required",
         head(b"HTTP/1.1 426 No", _WS, b"Content-Length: 2") + b"no",
-        head(b"HTTP/1.1 426 No", b"Content-Length: 2") + b"no",
+        head(b"HTTP/1.1 426 No", b"Content-Length: 2", _UP, _WS) + b"no",
         request=UPGRADE,
     ),
 ]

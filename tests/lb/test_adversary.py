@@ -253,6 +253,56 @@ def test_a_body_never_becomes_a_request(beginning: tuple[bytes, bytes]) -> None:
         assert b"/smuggled" not in [read.target for read in requests]
 
 
+GET = b"GET /%b HTTP/1.1\r\nHost: a\r\n\r\n"
+BODY = b"POST /first HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nhi"
+CHUNKED = b"POST /first HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n"
+LONG = b"\r\n" + GET % b"first"  # an empty line is enough for the long way
+
+
+@pytest.mark.parametrize("first", [GET % b"first", LONG, BODY, CHUNKED], ids=["plain", "long", "body", "chunked"])
+@pytest.mark.parametrize("garbage", [b"\0", b"no HTTP\r\n\r\n", b"GET / HTTP/1.1\r\nbad field: x\r\n\r\n"])
+def test_garbage_behind_a_request_does_not_cost_its_answer(first: bytes, garbage: bytes) -> None:
+    """However it is cut, the good request is answered, then the garbage refused, and then the connection ends."""
+    with scene() as there:
+        data = first + garbage
+        ends = range(len(first) - 4, len(first) + 1)
+        for pieces in ((data,), *((data[:end], data[end:]) for end in ends)):
+            requests, answers = there.attack(*pieces)
+            assert [read.target for read in requests] == [b"/first"]
+            assert answers == [(b"/first", 200), (b"", 400)]
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n",
+        b"GET /last HTTP/1.1\r\nHost: a\r\nConnection: x, close\r\n\r\n",
+        b"GET /last HTTP/1.0\r\n\r\n",
+        b"GET /last HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\n",
+        b"GET /last HTTP/1.0\r\nConnection: close\r\nConnection: keep-alive\r\n\r\n",
+        b"POST /last HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n\r\nhi",
+        CHUNKED.replace(b"/first", b"/last").replace(b"Host", b"Connection: close\r\nHost"),
+    ],
+    ids=str,
+)
+def test_what_comes_behind_the_last_request_is_not_read(last: bytes) -> None:
+    """RFC 9112 9.3, 9.6: `close` ends the connection with its answer, which nothing behind it can spoil."""
+    with scene() as there:
+        for pieces in ((last + SMUGGLED,), (last, SMUGGLED), (last[:-1], last[-1:] + SMUGGLED), (last + b"\0",)):
+            requests, answers = there.attack(*pieces)
+            assert [read.target for read in requests] == [b"/last"]
+            assert answers == [(b"/last", 200)]
+
+
+def test_a_length_that_no_parser_can_hold_makes_no_body_of_the_next_request() -> None:
+    """2**64 - 1: the node would wait for that, and take the requests of others for it."""
+    with scene() as there:
+        requests, answers = there.attack(
+            b"POST /first HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551615\r\n\r\n"
+        )
+        assert (requests, answers) == ([], [(b"", 400)])
+
+
 class Deaf:
     """A server that reads no bodies: what comes as one it takes for the next request, and answers that when told to."""
 
@@ -274,8 +324,17 @@ class Deaf:
             writer.close()
 
 
-@pytest.mark.parametrize("method", ["GET", "DELETE", "OPTIONS"])
-def test_a_body_that_a_node_may_pass_over_costs_the_connection(method: str) -> None:
+@pytest.mark.parametrize(
+    "head",
+    [
+        "GET /first HTTP/1.1",
+        "DELETE /first HTTP/1.1",
+        "OPTIONS /first HTTP/1.1",
+        "PROPFIND /first HTTP/1.1",
+        "POST /first HTTP/1.1\r\nExpect: 100-continue",
+    ],
+)
+def test_a_body_that_a_node_may_pass_over_costs_the_connection(head: str) -> None:
     """What such a node takes for a request, and answers later, must not be the answer to the next client's."""
 
     async def main() -> None:
@@ -283,7 +342,7 @@ def test_a_body_that_a_node_may_pass_over_costs_the_connection(method: str) -> N
         server = await asyncio.start_server(node.serve, "127.0.0.1", 0)
         async with balancer(server.sockets[0].getsockname()[1], stickiness="none") as front:
             caller = await front.connect()
-            caller.send(f"{method} /first HTTP/1.1\r\nHost: a\r\nContent-Length: 35\r\n\r\n".encode() + SMUGGLED)
+            caller.send(f"{head}\r\nHost: a\r\nContent-Length: 35\r\n\r\n".encode() + SMUGGLED)
             assert (await asyncio.wait_for(caller.head(), WAIT_S)).startswith(b"HTTP/1.1 200 ")
             asking = asyncio.ensure_future(front.ask(b"GET /next HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"))
             await eventually(lambda: b"/next" in node.heard or asking.done(), what="the next client's request is there")

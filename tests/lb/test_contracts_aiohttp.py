@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Iterator
 
 import pytest
 from aiohttp import ClientError, http_exceptions, streams, web, web_protocol
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError, RawResponseMessage
+from aiohttp.http_parser import SINGLETON_HEADERS, HttpRequestParser
 from aiohttp.web import BaseRequest, RequestHandler, RequestPayloadError
 
 from lb.downstream import TOO_MANY_HEADERS
 from lb.exchange import Sent
+from lb.plain import request_fields
 from tests.lb.conftest import Run
 
 
@@ -49,6 +53,14 @@ class Wire(asyncio.Transport):
         self.reading = True
 
 
+@pytest.fixture
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """What a parser asks for, and does not use here."""
+    made = asyncio.new_event_loop()
+    yield made
+    made.close()
+
+
 def handler() -> RequestHandler:
     return RequestHandler(web.Server(_nothing), loop=asyncio.get_running_loop(), tcp_keepalive=False)
 
@@ -62,6 +74,7 @@ def handler() -> RequestHandler:
         "_lingering_time",
         "_message_tail",
         "_messages",
+        "_parser",
         "_request_count",
         "_request_in_progress",
         "_task_handler",
@@ -83,6 +96,7 @@ def test_a_request_handler_has_the_methods_that_we_override_or_call() -> None:
     """With the signatures that ours have."""
     for name, parameters in {
         "_process_keepalive": ["self"],
+        "_resume_reading_if_drained": ["self"],
         "connection_made": ["self", "transport"],
         "connection_lost": ["self", "exc"],
         "data_received": ["self", "data"],
@@ -175,6 +189,40 @@ def test_what_follows_an_upgrade_is_kept_aside(run: Run) -> None:
         request_handler.connection_lost(None)
 
     run(main)
+
+
+def test_what_was_kept_aside_is_read_as_http_when_we_say_so(run: Run) -> None:
+    """By a parser that has forgotten the upgrade, also where it was we who said that there is one."""
+
+    async def main() -> None:
+        for upgrade in (b"websocket", b"h2c, websocket"):
+            request_handler = handler()
+            request_handler.connection_made(Wire())
+            request_handler.data_received(
+                b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: " + upgrade + b"\r\n\r\n"
+            )
+            request_handler._upgraded = True
+            request_handler.data_received(b"GET /next HTTP/1.1\r\nHost: h\r\n\r\n")
+            assert request_handler._message_tail.startswith(b"GET /next ")
+            assert request_handler._parser is not None
+            request_handler._parser.set_upgraded(False)
+            request_handler._upgraded = False
+            request_handler.data_received(request_handler._message_tail)
+            assert [getattr(message, "path", "") for message, _ in request_handler._messages] == ["/", "/next"]
+            request_handler.connection_lost(None)
+
+    run(main)
+
+
+@pytest.mark.parametrize("name", sorted(name.lower().encode() for name in SINGLETON_HEADERS))
+def test_what_may_come_once_is_refused_twice(loop: asyncio.AbstractEventLoop, name: bytes) -> None:
+    """The short way leaves such a request to it (lb/plain.py)."""
+    fields = [b"Host: a", name + b": 1", name + b": 1"]
+    with pytest.raises(http_exceptions.HttpProcessingError):
+        HttpRequestParser(BaseProtocol(loop), loop, 2**16).feed_data(
+            b"\r\n".join([b"GET / HTTP/1.1", *fields]) + b"\r\n\r\n"
+        )
+    assert request_fields(b"\r\n".join(fields)) is None
 
 
 def test_a_response_is_asked_for_three_names_only(run: Run) -> None:

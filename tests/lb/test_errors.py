@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lb.errors import (
+    AskedItself,
     BadRequest,
     BalancerError,
     BodyTooLarge,
@@ -31,6 +32,7 @@ from lb.errors import (
         (HeadTooLarge("x"), 431, True),
         (ClientTooSlow("x"), 408, True),
         (NotForwarded("x"), 501, True),
+        (AskedItself("x"), 200, False),
         (Overloaded(5), 503, True),
         (NoNodeAvailable(3, 1), 503, False),
         (NodeFailed("x"), 502, False),

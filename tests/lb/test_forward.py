@@ -76,11 +76,15 @@ def test_headers_go_both_ways_and_nothing_is_invented(run: Run) -> None:
 
 
 def test_a_trusted_proxys_forwarded_for_is_continued(run: Run) -> None:
-    """And only such a one's; see test_affinity.py for who the client then is."""
+    """And only such a one's; see test_affinity.py for who the client then is.  No client's `Connection` removes it."""
 
     async def check(lb: Balancer, node: Backend) -> None:
         await lb.ask(get("/", "X-Forwarded-For: 198.51.100.7", "Connection: close"))
         assert node.headers()[b"x-forwarded-for"] == [b"198.51.100.7, 127.0.0.1"]
+        named = "X-Forwarded-For, X-Forwarded-Proto, X-Real-IP"
+        await lb.ask(get("/", "X-Forwarded-For: 198.51.100.7", f"Connection: close, {named}", "X-Real-IP: x"))
+        assert node.headers()[b"x-forwarded-for"] == [b"198.51.100.7, 127.0.0.1"]
+        assert node.headers()[b"x-real-ip"] == [b"x"]
 
     through(run, answering(OK), check, trusted_proxies=["127.0.0.0/8"])
 
@@ -534,6 +538,7 @@ def test_a_malformed_chunk_is_the_clients_fault(run: Run) -> None:
     "request_",
     [
         get("h:443", method="CONNECT"),
+        get("/", method="TRACE"),
         get("/", "Transfer-Encoding: gzip, chunked", method="POST") + b"0\r\n\r\n",
     ],
 )
@@ -544,6 +549,24 @@ def test_what_a_reverse_proxy_does_not_carry_is_a_501(run: Run, request_: bytes)
         answer = await lb.ask(request_)
         assert answer.startswith(b"HTTP/1.1 501 ")
         assert not node.heads
+
+    through(run, answering(OK), check)
+
+
+def test_a_request_that_shall_go_no_further_is_answered_here(run: Run) -> None:
+    """RFC 9110 7.6.2: and its connection goes on."""
+
+    async def check(lb: Balancer, node: Backend) -> None:
+        caller = await lb.connect()
+        for _ in range(2):
+            caller.send(get("*", "Max-Forwards: 0", method="OPTIONS"))
+            head, body = await caller.answer()
+            assert (head.split(b"\r\n")[0], body) == (b"HTTP/1.1 200 OK", b"200 OK\n")
+        assert not node.heads
+        caller.send(get("*", "Max-Forwards: 1", method="OPTIONS"))
+        assert (await caller.answer())[1] == b"ok"
+        assert node.headers()[b"max-forwards"] == [b"0"]
+        assert not lb.metrics.totals.rejected
 
     through(run, answering(OK), check)
 

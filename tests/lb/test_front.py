@@ -206,7 +206,7 @@ def test_one_client_too_many_is_told_to_come_back(run: Run) -> None:
 
 def test_a_refused_client_that_says_nothing_is_not_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may read its answer, for a moment: it takes a descriptor, of which there are few just now."""
-    monkeypatch.setattr("lb.downstream.LINGER_S", 0.1)
+    monkeypatch.setattr("lb.farewell.LINGER_S", 0.1)
 
     async def main() -> None:
         async with balancer(most_connections=0) as lb:

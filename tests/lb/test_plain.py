@@ -54,6 +54,7 @@ FIELDS = (
     *(b"Connection: keep-alive", b"Connection: close, x", b"Upgrade: websocket", b"Expect: 100-continue"),
     *(b"X-Forwarded-For: 1.2.3.4", b"x_forwarded_for: 1", b"Proxy-Authorization: x"),
     *(b"traceparent: 00-x", b"tracestate: a=b"),
+    *(b"User-Agent: x", b"content-type: a/b", b"ETag: c", b"Max-Forwards: 1", b"Sec-WebSocket-Key1: x"),
 )
 PIECES = st.sampled_from([*METHODS, *MARKS, *PARTS, *FIELDS])
 JOINED = st.lists(PIECES, max_size=5).map(b"".join)
@@ -67,6 +68,8 @@ HEAD = st.builds(lambda line, fields: b"\r\n".join([line, *fields]) + b"\r\n\r\n
 @example(head=b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n")
 @example(head=b"GET / HTTP/1.1\r\nHost: a\r\nX:  padded \t\r\nx_forwarded_for: 1\r\nKeep-Alive: 5\r\n\r\n")
 @example(head=b"HEAD / HTTP/1.1\r\nhost:\xe9\r\n\r\n")
+@example(head=b"GET / HTTP/1.1\r\nHost: a\r\nETag: c\r\netag: c\r\n\r\n")
+@example(head=b"GET / HTTP/1.1\r\nHost: a\r\nSec-WebSocket-Key1: x\r\n\r\n")
 def test_what_is_plain_is_what_the_long_way_reads(loop: asyncio.AbstractEventLoop, head: bytes) -> None:
     """Whatever bytes come: the same method, target, fields and framing, or no plain request."""
     plainly = onward(head) if head.find(b"\r\n\r\n") == len(head) - 4 else None

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from lb.downstream import FIRST_REQUEST_S
+from lb.farewell import FIRST_REQUEST_S
 from lb.reception import HANDSHAKES_AT_ONCE
 from tests.lb.conftest import Run
 from tests.support.backends import OK, Backend, Conversation, Talk, answering, backend, tunnel_echo

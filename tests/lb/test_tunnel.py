@@ -99,9 +99,10 @@ def test_a_client_with_the_right_cookie_gets_no_other(run: Run) -> None:
     through(run, tunnel_echo, check)
 
 
-def test_what_a_client_sends_early_arrives_once_and_in_order(run: Run) -> None:
+@pytest.mark.parametrize("upgrade", [b"websocket", b"h2c, websocket"])
+def test_what_a_client_sends_early_arrives_once_and_in_order(run: Run, upgrade: bytes) -> None:
     """Split at every position: the head and what is behind it come in any pieces."""
-    request = upgrade_request() + b"early bytes"
+    request = upgrade_request().replace(b"Upgrade: websocket", b"Upgrade: " + upgrade) + b"early bytes"
 
     async def check(lb: Balancer, node: Backend) -> None:
         for position in range(len(request) - 12, len(request)):
@@ -226,6 +227,28 @@ def test_a_refused_upgrade_is_an_answer_and_its_connection_goes_on(run: Run) -> 
             assert (b"403 Forbidden" in head, b"X-Why: no" in head, body) == (True, True, b"nope")
             assert (await caller.answer())[1] == b"ok"
         assert lb.node().tunnels == 0
+
+    through(run, talk, check)
+
+
+def test_a_body_behind_a_refused_upgrade_is_not_taken_for_a_head(run: Run) -> None:
+    """A request that was sent ahead may bring much, and slowly; the limits of heads are none of its."""
+    size = 100_000
+
+    async def talk(conversation: Conversation, head: bytes) -> None:
+        if b"websocket" not in head:
+            await conversation.reader.readexactly(size)
+        await conversation.send(REFUSAL if b"websocket" in head else OK)
+
+    async def check(lb: Balancer, node: Backend) -> None:
+        caller = await lb.connect()
+        caller.send(upgrade_request() + b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % size + bytes(10))
+        assert (await caller.answer())[1] == b"nope"
+        await eventually(lambda: len(node.heads) == 2)
+        for _ in range(10, size, 9999):
+            caller.send(bytes(9999))
+            await asyncio.sleep(0)
+        assert (await caller.answer())[1] == b"ok"
 
     through(run, talk, check)
 

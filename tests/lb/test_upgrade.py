@@ -160,15 +160,16 @@ def test_an_upgrade_with_a_body_is_not_handed_over(
     run(main)
 
 
-def test_an_upgrade_to_a_choice_of_protocols_is_not_handed_over(run: Run, tmp_path: Path) -> None:
-    """`Upgrade: websocket, other`: aiohttp goes on reading HTTP behind it, so what follows is not as it came."""
+def test_an_upgrade_to_a_choice_of_protocols_is_handed_over_with_what_came_behind_it(run: Run, tmp_path: Path) -> None:
+    """`Upgrade: h2c, websocket`: aiohttp would lose what is in one piece with it."""
 
     async def main() -> None:
         async with handing(tmp_path) as (front, node):
             caller = await front.connect()
-            caller.send(upgrade_request("/echo").replace(b"Upgrade: websocket", b"Upgrade: websocket, other"))
-            await opened(caller)
-            assert (front.node().tunnels, node.adoption.count) == (1, 0)
+            asked = upgrade_request("/echo").replace(b"Upgrade: websocket", b"Upgrade: other, websocket")
+            caller.send(asked + frame(b"early"))
+            await opened(caller, [b"early"])
+            assert (front.node().tunnels, node.adoption.count) == (0, 1)
 
     run(main)
 
