@@ -13,7 +13,7 @@ import sys
 from tests.support.stress import Stress
 from tests.support.valkey import Valkey
 
-SECONDS = float(os.environ.get("FLOTILLA_STRESS_S", "30"))
+SECONDS = float(os.environ.get("FLOTILLA_STRESS_S", "15"))
 
 
 def test_whatever_happens_the_model_knows_what_follows(valkey: Valkey) -> None:
