@@ -3,16 +3,38 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 MOST_LINE_BYTES = 8190
 """Of a chunk's first line with its extensions, and of all trailer fields together."""
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;[\t -~\x80-\xff]*)?")
+_NARROW_SIZE = re.compile(rb"(0|[1-9A-Fa-f][0-9A-Fa-f]{0,6})")
+_NARROW_BEGINNING = re.compile(rb"(?:0|[1-9A-Fa-f][0-9A-Fa-f]{0,6})\r?")
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 
 
 class BadChunk(ValueError):
     """What came is no chunk, or has a line that is too long."""
+
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """Where `Chunks` is in the middle of a body, so that others can go on from there."""
+
+    lead: bytes
+    """What puts another reader there, in place of all that came."""
+    invented: int
+    """How many of the first bytes of content that it finds are none."""
+    owed: bytes
+    """What has to pass at once, so that nothing but content is wanting in the chunk that has begun to pass."""
+    lacks: int
+    """How many bytes of content are wanting in it."""
+    end: bytes
+    """What ends the body."""
 
 
 class Chunks:
@@ -21,21 +43,58 @@ class Chunks:
     What can pass as it came is not copied: it may be gigabytes.
     """
 
-    __slots__ = ("_in_trailer", "_left", "_line", "_trailer_bytes", "ended", "rest")
+    __slots__ = (
+        "_before",
+        "_in_trailer",
+        "_is_narrow",
+        "_left",
+        "_line",
+        "_trailer_bytes",
+        "ended",
+        "received",
+        "rest",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, *, narrow: bool = False) -> None:
+        """If `narrow`, take only what nearly all senders write, and no reader could misread.
+
+        That is no extension and no trailer field, and each size in one spelling, far from the bounds of any integer.
+        """
+        self._is_narrow = narrow
         self._left = 0
         """Bytes of the chunk that are yet to come, the line end behind it included."""
         self._line = b""
         """What has come of a line: it passes when it is whole."""
         self._in_trailer = False
         self._trailer_bytes = 0
+        self._before = (0, b"", False, 0, 0)
+        """All of this before the last piece was fed."""
+        self.received = 0
+        """Bytes of content that have passed."""
         self.ended = False
         self.rest = b""
         """What came behind the body's end."""
 
+    def undo(self) -> None:
+        """Be again where the last `feed` found us."""
+        self._left, self._line, self._in_trailer, self._trailer_bytes, self.received = self._before
+        self.ended, self.rest = False, b""
+
+    def stand(self) -> Stand:
+        """Return where we are.  The body has not ended."""
+        if self._left > 2:
+            lacks = self._left - 2
+            return Stand(b"%x\r\n" % lacks, 0, b"", lacks, LAST_CHUNK)
+        if self._left:  # a reader that waits for the same line end has just read a chunk
+            line_end = b"\r\n"
+            return Stand(b"1\r\nx" + line_end[: 2 - self._left], 1, line_end[2 - self._left :], 0, LAST_CHUNK)
+        if self._in_trailer:  # the size of the last chunk has passed
+            return Stand(b"0\r\n" + self._line, 0, b"", 0, b"\r\n")
+        return Stand(self._line, 0, b"", 0, LAST_CHUNK)
+
     def feed(self, data: bytes) -> bytes:
         """Return of `data` what passes, with its framing.  Raises BadChunk."""
+        self._before = self._left, self._line, self._in_trailer, self._trailer_bytes, self.received
         if self._line:
             data, self._line = self._line + data, b""
         kept: list[bytes] = []
@@ -72,6 +131,7 @@ class Chunks:
         if of_end > 0 and data[at + came - of_end : at + came] != b"\r\n"[2 - left - of_end : 2 - left]:
             raise BadChunk("no line end behind a chunk")
         self._left = left
+        self.received += came - max(0, of_end)
         return at + came
 
     def _line_end(self, data: bytes, at: int) -> int:
@@ -83,12 +143,17 @@ class Chunks:
             self._line = data[at:]
             if b"\n" in self._line:
                 raise BadChunk("a line that ends without CR")
+            if self._is_narrow and not self._may_become_narrow(self._line):
+                raise BadChunk("no narrow line")
         return end
+
+    def _may_become_narrow(self, beginning: bytes) -> bool:
+        return beginning == b"\r" if self._in_trailer else _NARROW_BEGINNING.fullmatch(beginning) is not None
 
     def _read(self, line: bytes) -> int:
         """Go by what `line` says; return how much of it passes, from its beginning."""
         if not self._in_trailer:
-            match = _SIZE.fullmatch(line)
+            match = (_NARROW_SIZE if self._is_narrow else _SIZE).fullmatch(line)
             if match is None:
                 raise BadChunk("no chunk size")
             size = int(match[1], 16)
@@ -97,6 +162,6 @@ class Chunks:
         self._trailer_bytes += len(line) + 2
         if not line:
             self.ended = True
-        elif self._trailer_bytes > MOST_LINE_BYTES or _TRAILER.fullmatch(line) is None:
+        elif self._is_narrow or self._trailer_bytes > MOST_LINE_BYTES or _TRAILER.fullmatch(line) is None:
             raise BadChunk("no trailer field, or too much of it")
         return 0

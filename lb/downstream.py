@@ -204,6 +204,11 @@ class Downstream(RequestHandler):
         begun, self._begun = self._begun, None
         return begun
 
+    @property
+    def brought(self) -> int:
+        """Bytes of the first request's body that its node got before it got here, until `begun` is asked."""
+        return 0 if self._begun is None else self._begun.brought
+
     def expire_head(self) -> None:
         """Wait no longer for the rest of a head, which was awaited before we were here."""
         self._head.expire()

@@ -18,6 +18,8 @@ class Fields:
     headers: Headers
     length: int | None
     """Content-Length."""
+    chunked: bool
+    """The body comes in chunks."""
     onward: bytes
     """As a node gets them."""
     untraced: bool
@@ -45,9 +47,9 @@ class Reader:
         read = plain.request_fields(block)
         if read is None:
             return None
-        headers, length = read
+        headers, length, chunked = read
         yard = self._yard
-        onward, untraced = onward_fields(headers, yard.via(self._peer, yard.trace()))
+        onward, untraced = onward_fields(headers, yard.via(self._peer, yard.trace()), chunked=chunked)
         slot, address = yard.recogniser.recognise_fields(headers, self._peer)
-        self._last = Fields(block, headers, length, field_lines(onward), untraced, slot, address)
+        self._last = Fields(block, headers, length, chunked, field_lines(onward), untraced, slot, address)
         return self._last

@@ -20,6 +20,7 @@ from aiohttp.streams import StreamReader
 
 from cluster.config import Endpoint, Lb
 from lb.begun import Begun
+from lb.chunks import LAST_CHUNK
 from lb.errors import BalancerError, NodeFailed, NodeTooSlow, NoNodeAvailable, NotForwarded, NotReached
 from lb.exchange import SAFE, Exchange, Sent
 from lb.guards import BodyLimits
@@ -28,7 +29,7 @@ from lb.link import Link
 from lb.pool import Node, Pool
 from lb.route import By, Choice, Router
 from lb.strict import check_answer
-from lb.upload import LAST_CHUNK, Upload, chunk, may_be_passed_over, running, whole
+from lb.upload import Upload, chunk, may_be_passed_over, running, whole
 from lb.upstream import Upstream
 
 log = logging.getLogger(__name__)
@@ -196,12 +197,15 @@ class Forwarder:
     ) -> AbstractAsyncContextManager[Upload | None]:
         """Send the head, and the body: at once if it is here, else alongside the block that this is entered for.
 
-        Not what has `begun`.  Raises NodeTooSlow if that was waited for long enough.
+        Of what has `begun` only what remains.  Raises NodeTooSlow if that was waited for long enough.
         """
         if begun is not None:
             if begun.problem is not None:
                 raise begun.problem
-            return nullcontext()
+            rest = begun.remainder
+            if rest is None or rest.is_over:
+                return nullcontext()
+            return running(Upload(exchange.body, link, chunked=chunked, limits=self._body_limits, remainder=rest))
         link.expect(exchange.method)
         head = request_head(
             exchange.method,

@@ -238,14 +238,14 @@ class Front:
         return Via(peer, self._recogniser.trusts(peer), self._trace(), self._secure)
 
     async def _logged(self, request: BaseRequest, via: Via) -> Sent:
-        began = time.monotonic()
+        began, brought = time.monotonic(), cast(Downstream, request.protocol).brought
         sent = Sent(keep_alive=False, status=499)  # unless we get to see how it ends, the client has gone
         try:
             sent = await self._answered(request, via)
         finally:
             if sent.status != 101:
                 asked = self._access.asked(request.method, request.raw_path, request.raw_headers, via)
-                sizes = request.content.total_bytes, request.writer.output_size
+                sizes = brought + request.content.total_bytes, request.writer.output_size
                 self._access.answered(asked, sent.node, sent.status, time.monotonic() - began, *sizes)
         return sent
 

@@ -25,8 +25,13 @@ class Link:
 
     __slots__ = ("_body", "_handler", "address", "fault", "keep", "reused")
 
-    def __init__(self, transport: asyncio.Transport, address: tuple[str, int], *, reused: bool = False) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, address: tuple[str, int], *, reused: bool = False, is_full: bool = False
+    ) -> None:
+        """`is_full`: the transport has told the protocol before to write no more."""
         self._handler = ResponseHandler(asyncio.get_running_loop())
+        if is_full:
+            self._handler.pause_writing()
         self._handler.connection_made(transport)
         transport.set_protocol(self._handler)
         self._body: StreamReader = EMPTY_PAYLOAD
@@ -80,6 +85,11 @@ class Link:
     @property
     def is_reusable(self) -> bool:
         return self._handler.is_connected() and not self._handler.should_close
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the node has yet to take much of what was written."""
+        return self._handler.writing_paused
 
     @property
     def was_reset(self) -> bool:

@@ -60,18 +60,22 @@ def is_beginning(data: bytes) -> bool:
     return len(data) < MOST_HEAD_BYTES and _BEGINNING.fullmatch(data) is not None
 
 
-def request_fields(block: bytes) -> tuple[Headers, int | None] | None:
-    """Return the fields of a request, from the lines between its first one and the empty one, and its Content-Length.
+def request_fields(block: bytes) -> tuple[Headers, int | None, bool] | None:
+    """Return the fields of a request, from the lines between its first one and the empty one, its Content-Length, and
+    whether its body is chunked.
 
     None: they are not plain.
     """
     fields = _fields(block)
     if fields is None:
         return None
-    hosts, length = 0, None
+    hosts, length, codings = 0, None, []
     found = set()
     for field, value in fields:
         name = field.lower()
+        if name == b"transfer-encoding":
+            codings.append(value.lower())
+            continue
         if name in _NOT_IN_REQUESTS or (name in _ONCE and name in found):
             return None
         found.add(name)
@@ -85,7 +89,9 @@ def request_fields(block: bytes) -> tuple[Headers, int | None] | None:
             length = int(value)
         elif name == b"connection" and value.lower() != b"keep-alive":
             return None
-    return (fields, length) if hosts == 1 else None
+    # RFC 9112 6.1: both a length and a coding may be an attack.
+    is_framed = not codings or (codings == [b"chunked"] and length is None)
+    return (fields, length, bool(codings)) if hosts == 1 and is_framed else None
 
 
 @dataclass(eq=False, slots=True)  # not frozen: each handshake makes one
@@ -138,9 +144,9 @@ def _take_upgrade_fields(upgrade: PlainUpgrade) -> bool:
     return hosts == upgrades == connections == 1
 
 
-def may_have_body(method: bytes, length: int | None) -> bool:
-    """Tell whether a request with that Content-Length is plain: a body where one is to be expected, or none."""
-    return length is None or method in _WITH_BODY
+def may_have_body(method: bytes, length: int | None, chunked: bool) -> bool:
+    """Tell whether a request so framed is plain: a body where one is to be expected, or none."""
+    return (length is None and not chunked) or method in _WITH_BODY
 
 
 @dataclass(frozen=True, slots=True)

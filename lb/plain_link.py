@@ -18,11 +18,14 @@ class Rider(Protocol):
 
     def link_lost(self, exc: Exception | None) -> None: ...
 
+    def link_paced(self) -> None:
+        """The node takes no more of what is written, or takes more again."""
+
 
 class PlainLink(asyncio.Protocol):
     """One connection to one node."""
 
-    __slots__ = ("address", "idle_since", "reused", "rider", "transport")
+    __slots__ = ("address", "idle_since", "is_full", "reused", "rider", "transport")
 
     transport: asyncio.Transport
 
@@ -30,6 +33,8 @@ class PlainLink(asyncio.Protocol):
         self.address = address
         self.rider: Rider | None = None
         self.reused = False
+        self.is_full = False
+        """Whether the node has yet to take much of what was written."""
         self.idle_since = 0.0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -41,6 +46,16 @@ class PlainLink(asyncio.Protocol):
             self.transport.abort()
         else:
             self.rider.answered(data)
+
+    def pause_writing(self) -> None:
+        self.is_full = True
+        if self.rider is not None:
+            self.rider.link_paced()
+
+    def resume_writing(self) -> None:
+        self.is_full = False
+        if self.rider is not None:
+            self.rider.link_paced()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.rider is not None:
@@ -58,7 +73,7 @@ class PlainLink(asyncio.Protocol):
     def to_link(self) -> Link:
         """Return the same connection as the long way uses it."""
         self.rider = None
-        return Link(self.transport, self.address, reused=self.reused)
+        return Link(self.transport, self.address, reused=self.reused, is_full=self.is_full)
 
     @classmethod
     def of(cls, link: Link) -> PlainLink | None:
@@ -69,6 +84,7 @@ class PlainLink(asyncio.Protocol):
         if transport is None:
             return None
         plain = cls(link.address)
+        plain.is_full = link.is_full
         plain.connection_made(transport)
         transport.set_protocol(plain)
         if tail:

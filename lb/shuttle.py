@@ -1,7 +1,7 @@
 """A client's connection for as long as all that it asks is plain: no task, no queue, no stream.
 
-This is what most HTTP is: requests that are here as a whole, answers whose length is known.  For anything else, and for
-all that goes wrong, the connection becomes a Downstream (lb/downstream.py) for good.
+This is what most HTTP is.  For anything else, and for all that goes wrong, the connection becomes a Downstream
+(lb/downstream.py), until it has answered that.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from lb.exchange import SAFE, abort
 from lb.farewell import close_idle
 from lb.fields import Fields, Reader
 from lb.headers import Headers
+from lb.luggage import divide
 from lb.pool import Node
 from lb.route import By, Choice
 from lb.trip import Trip
@@ -39,6 +40,9 @@ MOST_HELD_BYTES = 64 * 1024
 
 MOST_PIECES = 16
 """In which a head may come before a parser reads it that need not begin anew with each."""
+
+A_MOMENT_S = 0.001
+"""What is left of a time that is over: 0 means that there is none."""
 
 
 class Shuttle(asyncio.Protocol):
@@ -114,13 +118,20 @@ class Shuttle(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._trip is not None or self._is_full:
-            self._hold(data)
+            self._load(data)
             return
         if self._pending:
             data = self._pending + data
         else:
             self._at = time.monotonic()
         self._look_at(data)
+
+    def _load(self, data: bytes) -> None:
+        trip = self._trip
+        if trip is not None and trip.is_loading:
+            data = trip.load(data)
+        if data:
+            self._hold(data)
 
     def _hold(self, data: bytes) -> None:
         self._pending += data
@@ -181,7 +192,23 @@ class Shuttle(asyncio.Protocol):
             self.transport.close()
 
     def waits(self) -> None:
+        self._read_on()
         self._deadline.within(self.yard.limits.answer_timeout_s)
+
+    def brings(self, within_s: float) -> None:
+        self._request = b""
+        self._read_on()
+        self._deadline.within(max(within_s, A_MOMENT_S))
+        if self._pending:  # it came before there was a connection to the node
+            pending, self._pending = self._pending, b""
+            self._load(pending)
+
+    def holds(self) -> None:
+        self._request = b""
+        self._deadline.within(0)
+        if not self._is_held:
+            self._is_held = True
+            self.transport.pause_reading()
 
     def streams(self) -> None:
         self._deadline.within(self.yard.limits.idle_timeout_s if self._is_full else 0)
@@ -199,20 +226,25 @@ class Shuttle(asyncio.Protocol):
         self._trip = None
         abort(self.transport)
 
-    def long_way(self, begun: Begun | None) -> None:
+    def long_way(self, begun: Begun | None, request: bytes = b"", unread: bytes = b"") -> None:
         self._trip = None
+        self._request = request or self._request
+        self._pending = unread + self._pending
         self._go_long(begun)
 
     def _next(self) -> None:
         """Look at what came meanwhile."""
-        # Not before most of it is done: each look at the socket may bring as much again, for one answer of a few bytes.
-        if self._is_held and len(self._pending) <= MOST_HELD_BYTES:
-            self._is_held = False
-            self.transport.resume_reading()
+        self._read_on()
         if self._pending and not self._is_full and not self.transport.is_closing():
             pending, self._pending = self._pending, b""
             self._at = time.monotonic()
             self._look_at(pending)
+
+    def _read_on(self) -> None:
+        # Not before most of it is done: each look at the socket may bring as much again, for one answer of a few bytes.
+        if self._is_held and len(self._pending) <= MOST_HELD_BYTES:
+            self._is_held = False
+            self.transport.resume_reading()
 
     def _look_at(self, data: bytes) -> None:
         end = data.find(b"\r\n\r\n")
@@ -240,19 +272,18 @@ class Shuttle(asyncio.Protocol):
         line_end = data.find(b"\r\n")
         line = plain.request_line(data[:line_end])
         fields = self._reader.read(data[line_end + 2 : end])
-        if line is None or fields is None or not plain.may_have_body(line[0], fields.length):
+        if line is None or fields is None or not plain.may_have_body(line[0], fields.length, fields.chunked):
             return False
-        size = end + 4 + (fields.length or 0)
-        if size > len(data):  # the rest of the body is on its way
+        divided = divide(data, end + 4, fields.length, chunked=fields.chunked, limits=self.yard.guards.body)
+        if divided is None:
             return False
+        body, size, luggage, behind = divided
         self._is_first = False
-        if size < len(data):
-            data, self._pending = data[:size], data[size:]
-            self._request = data
+        if behind:
+            self._request, self._pending = data[: -len(behind)], behind
         method, path = line[0].decode("ascii"), line[1].decode("ascii")
         client = self.yard.recogniser.client(path, fields.slot, fields.address)
-        body = data[end + 4 :]
-        choice = self._choose(method, path, fields.headers, client, len(body) if body else None)
+        choice = self._choose(method, path, fields.headers, client, size)
         if choice is None:
             return False
         trace = self.yard.trace() if fields.untraced else b""
@@ -261,7 +292,8 @@ class Shuttle(asyncio.Protocol):
             choice,
             self._at,
             is_head=method == "HEAD",
-            size=len(body),
+            size=size or 0,
+            luggage=luggage,
             may_move=method in SAFE and not client.sid,
         )
         trip.begin(
@@ -294,9 +326,13 @@ class Shuttle(asyncio.Protocol):
         self._forget()
         if self._is_held:
             self.transport.resume_reading()
-        received = self._request + self._pending
-        arrived = replace(self._arrived, received=received, at=self._at, begun=begun, passed=self._passed)
-        return self.yard.long_way(arrived, self.transport, self.number, is_full=self._is_full)
+        arrived = replace(self._arrived, received=self._request, at=self._at, begun=begun, passed=self._passed)
+        connection = self.yard.long_way(arrived, self.transport, self.number, is_full=self._is_full)
+        # Not at once with the request: aiohttp's parser forgets that if what is behind it is malformed, and with it the
+        # node that was asked.
+        if self._pending:
+            connection.data_received(self._pending)
+        return connection
 
     def _forget(self) -> None:
         self.yard.shuttles.discard(self)

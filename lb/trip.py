@@ -1,4 +1,4 @@
-"""One plain exchange: a request that is here as a whole goes to a node, and its answer back, without task or queue.
+"""One plain exchange: a request goes to a node, its body behind it, and its answer back, without task or queue.
 
 What turns out not to be plain goes on, from where it is, on the long way (lb/forward.py): the node was asked, and is
 not asked again.
@@ -15,6 +15,7 @@ from lb.access import Asked
 from lb.begun import Begun
 from lb.chunks import BadChunk, Chunks
 from lb.errors import NodeTooSlow, NodeUnreachable, OutOfResources
+from lb.luggage import Luggage
 from lb.plain import MOST_HEAD_BYTES, PlainAnswer, read_answer
 from lb.plain_link import PlainLink
 from lb.pool import Node
@@ -32,7 +33,13 @@ class Passenger(Protocol):
     transport: asyncio.Transport
 
     def waits(self) -> None:
-        """The node was asked."""
+        """The node was asked, and nothing else is to come."""
+
+    def brings(self, within_s: float) -> None:
+        """The node was asked, and takes more of the body; that has to come so soon."""
+
+    def holds(self) -> None:
+        """The node takes no more of the body for now."""
 
     def streams(self) -> None:
         """More of the answer is to come, whenever it does."""
@@ -43,8 +50,11 @@ class Passenger(Protocol):
     def cut(self) -> None:
         """The rest of the answer will not come."""
 
-    def long_way(self, begun: Begun | None) -> None:
-        """The exchange goes on, or begins again, on the long way."""
+    def long_way(self, begun: Begun | None, request: bytes = b"", unread: bytes = b"") -> None:
+        """The exchange goes on, or begins again, on the long way.
+
+        There `request` is read if it is not the same any more, and behind it what is `unread` of the body.
+        """
 
 
 class Trip:
@@ -63,6 +73,7 @@ class Trip:
         "_is_paused",
         "_left",
         "_link",
+        "_luggage",
         "_may_move",
         "_passenger",
         "_received",
@@ -71,9 +82,17 @@ class Trip:
     )
 
     def __init__(
-        self, passenger: Passenger, choice: Choice, began: float, *, is_head: bool, size: int, may_move: bool
+        self,
+        passenger: Passenger,
+        choice: Choice,
+        began: float,
+        *,
+        is_head: bool,
+        size: int,
+        luggage: Luggage | None,
+        may_move: bool,
     ) -> None:
-        """`began` is in monotonic seconds, `size` that of the request's body in bytes.
+        """`began` is in monotonic seconds, `size` that of the request's body in bytes; more of it may be `luggage`.
 
         `may_move`: the request can be made again at another node.
         """
@@ -82,6 +101,7 @@ class Trip:
         self._began = began
         self._is_head = is_head
         self._size = size
+        self._luggage = luggage
         self._may_move = may_move
         self._asked: Asked | None = None
         self._link: PlainLink | None = None
@@ -101,6 +121,11 @@ class Trip:
     def is_answered(self) -> bool:
         """Whether the answer has begun."""
         return self._answer is not None
+
+    @property
+    def is_loading(self) -> bool:
+        """Whether more of the body is to come, and goes to the node."""
+        return self._link is not None and self._luggage is not None and not self._luggage.ended
 
     def begin(self, request: bytes, asked: Asked | None) -> None:
         """Send the node its `request`, on a connection that is there, or as soon as there is one."""
@@ -138,9 +163,46 @@ class Trip:
         self._choice.node.exchanges += 1
         self._passenger.waits()
         link.transport.write(request)
+        if self._luggage is not None:
+            self._load_on(link, self._luggage)
+
+    def load(self, data: bytes) -> bytes:
+        """Take `data` for more of the body; return what came behind that."""
+        link, luggage = self._link, self._luggage
+        assert link is not None, "the node was asked"
+        assert luggage is not None, "there is a body"
+        passes = luggage.take(data)
+        if passes is None:
+            self._go_on(unread=data)
+            return b""
+        self._size = luggage.received
+        if passes:
+            link.transport.write(passes)
+        if luggage.ended:
+            self._passenger.waits()
+        self._load_on(link, luggage)
+        return luggage.rest
+
+    def _load_on(self, link: PlainLink, luggage: Luggage) -> None:
+        if luggage.ended:
+            return
+        if link.is_full:
+            luggage.hold(time.monotonic())
+            self._passenger.holds()
+        else:
+            self._passenger.brings(luggage.wait(time.monotonic()))
+
+    def link_paced(self) -> None:
+        """Read as fast as the node takes it."""
+        if self._link is not None and self._luggage is not None:
+            self._load_on(self._link, self._luggage)
 
     def answered(self, data: bytes) -> None:
         """Take what the node says."""
+        if self.is_loading:
+            self._received = data
+            self._go_on()
+            return
         if self._answer is not None:
             try:
                 self._relay(b"", self._payload(data), self._answer)
@@ -242,8 +304,10 @@ class Trip:
             self._go_on(lost=True, fault=f"found dead meanwhile: {node.reason}")
 
     def is_late(self) -> None:
-        """The node has not begun its answer in time."""
-        if self._link is not None:
+        """The rest of the body has not come in time, or the node has not begun its answer."""
+        if self.is_loading:
+            self._go_on()
+        elif self._link is not None:
             limit_s = self._passenger.yard.limits.answer_timeout_s
             self._go_on(NodeTooSlow(f"no answer within {limit_s:g} s"))
 
@@ -277,21 +341,27 @@ class Trip:
         lost: bool = False,
         by: Exception | None = None,
         fault: str = "",
+        unread: bytes = b"",
     ) -> None:
+        """Go the long way from here, with `unread` to be read first of what comes of the body."""
         link = self._off()
         assert link is not None, "the node was asked"
         if self._passenger.transport.is_closing():  # and it hears of it in a moment
             link.close()
             self._tell(499)
             return
+        rest = None if self._luggage is None else self._luggage.remainder(time.monotonic())
         onward = link.to_link()
+        if rest is not None:
+            onward.write(rest.stand.owed)
         onward.expect("HEAD" if self._is_head else "GET")
         onward.resume(self._received)
         if fault:
             onward.give_up(fault)
         if lost:
             onward.lose(by)
-        self._passenger.long_way(Begun(self._choice, onward, problem))
+        begun = Begun(self._choice, onward, problem, rest)
+        self._passenger.long_way(begun, b"" if rest is None else rest.request, unread)
 
     def _end(self, reason: str) -> None:
         """Cut both sides short in the middle of an answer."""

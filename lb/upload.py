@@ -9,18 +9,18 @@ from contextlib import asynccontextmanager
 from aiohttp.streams import StreamReader
 from aiohttp.web import RequestPayloadError
 
+from lb.chunks import LAST_CHUNK
 from lb.errors import BadRequest, BalancerError, BodyTooLarge, NodeFailed
 from lb.guards import BodyLimits
 from lb.headers import Headers, values
 from lb.link import Link
+from lb.luggage import Remainder
 
 
 def chunk(data: bytes) -> bytes:
     """Return `data`, which is not empty, as one chunk (RFC 9112 7.1)."""
     return b"".join((b"%x\r\n" % len(data), data, b"\r\n"))  # formatting would copy it twice
 
-
-LAST_CHUNK = b"0\r\n\r\n"
 
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
@@ -49,12 +49,26 @@ def whole(body: StreamReader, *, chunked: bool) -> bytes:
 class Upload:
     """Carries one request body to a node.  `problem` is the client's fault, if there was one."""
 
-    def __init__(self, body: StreamReader, link: Link, *, chunked: bool, limits: BodyLimits) -> None:
+    def __init__(
+        self,
+        body: StreamReader,
+        link: Link,
+        *,
+        chunked: bool,
+        limits: BodyLimits,
+        remainder: Remainder | None = None,
+    ) -> None:
+        """With a `remainder`, `body` is that of a body whose beginning the node has got."""
         self._body = body
         self._link = link
         self._chunked = chunked
         self._limits = limits
-        self._waited_s = 0.0
+        self._before = self._invented = self._lacks = 0
+        self._waited_s, self._end = 0.0, LAST_CHUNK
+        if remainder is not None:
+            stand = remainder.stand
+            self._before, self._waited_s = remainder.received - stand.invented, remainder.waited_s
+            self._invented, self._lacks, self._end = stand.invented, stand.lacks, stand.end
         self.problem: BalancerError | None = None
         self.done = False
         self.on_end: Callable[[], None] = lambda: None
@@ -72,7 +86,7 @@ class Upload:
         except BodyTooLarge as exc:
             self.problem = exc
         except TimeoutError:
-            self.problem = self._limits.too_slow(self._body.total_bytes, self._waited_s)
+            self.problem = self._limits.too_slow(self._received, self._waited_s)
         if self.problem is not None:
             self._link.close()
         self.on_end()
@@ -82,18 +96,35 @@ class Upload:
             data = await self._piece()
             if not data:
                 break
-            self._limits.check(self._body.total_bytes)
-            self._link.write(chunk(data) if self._chunked else data)
+            self._limits.check(self._received)
+            self._link.write(self._framed(data) if self._chunked else data)
             await self._link.drained()
         if self._chunked:
-            self._link.write(LAST_CHUNK)
+            self._link.write(self._end)
+
+    @property
+    def _received(self) -> int:
+        """How many bytes of content came, in all."""
+        return self._before + self._body.total_bytes
+
+    def _framed(self, data: bytes) -> bytes:
+        """Return `data` in chunks, what the node lacks of one that has begun first."""
+        if self._invented:
+            data, self._invented = data[self._invented :], 0
+        of_chunk = b""
+        if self._lacks:
+            of_chunk, data = data[: self._lacks], data[self._lacks :]
+            self._lacks -= len(of_chunk)
+            if not self._lacks:
+                of_chunk += b"\r\n"
+        return of_chunk + chunk(data) if data else of_chunk
 
     async def _piece(self) -> bytes:
         """Return what comes next.  Only time in which we wait for the client counts: nodes may be slow as well."""
         loop = asyncio.get_running_loop()
         began = loop.time()
         try:
-            async with asyncio.timeout(self._limits.patience_s(self._body.total_bytes, self._waited_s)):
+            async with asyncio.timeout(self._limits.patience_s(self._received, self._waited_s)):
                 return await self._body.readany()
         finally:
             self._waited_s += loop.time() - began

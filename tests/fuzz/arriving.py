@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import re
+from typing import cast
 
 import h11
 
 from cluster.origin import canonical, canonical_pattern
 from lb.chunks import BadChunk, Chunks
 from lb.client_hello import ALPN, HEADER, Opening, opening, protocols
+from lb.guards import BodyLimits
 from lb.headers import answer_head, framing, is_websocket_upgrade, values
 from lb.last_frame import close_code
+from lb.link import Link
+from lb.luggage import Luggage
 from lb.origins import AllowedOrigins
 from lb.plain import (
     MOST_HEAD_BYTES,
@@ -22,10 +26,11 @@ from lb.plain import (
     request_line,
 )
 from lb.strict import check_answer, read_strictly
+from lb.upload import Upload
 from lb.x509 import certificates_in
 from node.reader import Close, ProtocolError, Reader
 from tests.fuzz.harness import Harness, cuts
-from tests.fuzz.web import parsed_answer, parsed_request
+from tests.fuzz.web import parsed_answer, parsed_request, requests_in
 from tests.support.websockets import client_frame, close, text
 
 
@@ -34,7 +39,7 @@ def check_plain_request(data: bytes) -> None:
     head, end, _ = data.partition(b"\r\n\r\n")
     first, _, block = head.partition(b"\r\n")
     line, fields = request_line(first), request_fields(block)
-    if not end or line is None or fields is None or not may_have_body(line[0], fields[1]):
+    if not end or line is None or fields is None or not may_have_body(line[0], *fields[1:]):
         return
     message = parsed_request(head + end)
     assert message is not None
@@ -43,7 +48,7 @@ def check_plain_request(data: bytes) -> None:
     assert read_strictly(method, target, message.version, message.raw_headers) == (target, message.raw_headers)
     assert list(message.raw_headers) == list(fields[0])
     assert not message.upgrade
-    assert not message.chunked
+    assert message.chunked == fields[2]
     assert not message.should_close
     lengths = values(message.raw_headers, b"content-length")
     assert [int(length) for length in lengths] == ([] if fields[1] is None else [fields[1]])
@@ -110,6 +115,41 @@ def check_chunks(data: bytes) -> None:
     theirs = _theirs(data)
     if theirs is not None:
         assert (read[0], rest) == theirs
+
+
+_POST = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+_NO_LIMITS = BodyLimits(most_bytes=0, idle_s=1.0, whole_s=0.0, bytes_per_s=0)
+
+
+def check_luggage(data: bytes) -> None:
+    """What goes on of a request's chunks is what came; and from any byte the long way finds, and sends, the rest."""
+    luggage = Luggage(_POST, None, _NO_LIMITS)
+    passes = luggage.take(data)
+    if passes is None:
+        return
+    theirs = _theirs(data)
+    assert theirs is not None
+    body, rest = theirs
+    assert (luggage.received, luggage.ended, luggage.rest) == (len(body), rest is not None, rest or b"")
+    assert passes + luggage.rest == data[: len(passes) + len(luggage.rest)]
+    expected = body, None if rest is None else b""
+    assert _theirs(passes) == expected
+    for at in range(len(data) - len(luggage.rest)):
+        assert _theirs(_taken_over(data[:at], data[at : len(data) - len(luggage.rest)])) == expected
+
+
+def _taken_over(before: bytes, behind: bytes) -> bytes:
+    """Return what a node gets of a body if the long way takes over between these two."""
+    luggage = Luggage(_POST, None, _NO_LIMITS)
+    passes = luggage.take(before)
+    assert passes is not None
+    left = luggage.remainder(0.0)
+    (request,) = requests_in(left.request + behind)
+    message, stream = request
+    assert message.chunked
+    upload = Upload(stream, cast(Link, None), chunked=True, limits=_NO_LIMITS, remainder=left)
+    content = b"".join(stream._buffer)
+    return passes + left.stand.owed + upload._framed(content) + (upload._end if stream.is_eof() else b"")
 
 
 def _passed(pieces: list[bytes]) -> _Body | None:
@@ -274,6 +314,13 @@ HARNESSES = (
         ("lb.chunks",),
         (b"2\r\nhi\r\n", b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n", b"2;a=b\r\n", b"a\r\n", b"0000", b";", b'"', *_ODDS),
         (b"2;a=b\r\nhi\r\n0;c\r\nX: y\r\n\r\nrest", b"0A \t;x\r\n0123456789\r\n00\r\n\r\n"),
+    ),
+    Harness(
+        "luggage",
+        check_luggage,
+        ("lb.chunks", "lb.luggage", "lb.upload"),
+        (b"2\r\nhi\r\n", b"1\r\na\r\n", b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n", b"2;a=b\r\n", b"a\r\n", b"0000", *_ODDS),
+        (b"2\r\nhi\r\n0\r\n\r\nrest", b"A\r\n0123456789\r\n1\r\nx\r\n0\r\n\r\n", b"fffffff\r\nx", b"10000000\r\nx"),
     ),
     Harness(
         "client hello",

@@ -12,6 +12,7 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import RawRequestMessage, RawResponseMessage
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser, HttpResponseParser
+from aiohttp.streams import StreamReader
 
 from cluster.access import MASK, PLAIN
 from cluster.access import masked as masked_target
@@ -46,6 +47,13 @@ def parsed_request(data: bytes) -> RawRequestMessage | None:
     except HttpProcessingError:
         return None
     return messages[0][0] if len(messages) == 1 and not rest else None
+
+
+def requests_in(data: bytes) -> list[tuple[RawRequestMessage, StreamReader]]:
+    """Return the requests in `data`, and what came of their bodies.  Raises HttpProcessingError."""
+    parser = HttpRequestParser(BaseProtocol(_loop()), _loop(), 2**16)
+    messages, _, _ = parser.feed_data(data)
+    return list(messages)
 
 
 def parsed_answer(data: bytes) -> RawResponseMessage | None:

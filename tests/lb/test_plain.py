@@ -35,14 +35,14 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
     made.close()
 
 
-def onward(head: bytes) -> tuple[bytes, int | None] | None:
-    """Return the head that a node gets of a request that is plain, and the length of the body."""
+def onward(head: bytes) -> tuple[bytes, int | None, bool] | None:
+    """Return the head that a node gets of a plain request, the length of its body, and whether that is chunked."""
     line, _, block = head[:-4].partition(b"\r\n")
     read_line, read_fields = plain.request_line(line), plain.request_fields(block)
-    if read_line is None or read_fields is None or not plain.may_have_body(read_line[0], read_fields[1]):
+    if read_line is None or read_fields is None or not plain.may_have_body(read_line[0], *read_fields[1:]):
         return None
-    fields, _ = onward_fields(read_fields[0], VIA)
-    return b"%b %b HTTP/1.1\r\n%b\r\n" % (*read_line, field_lines(fields)), read_fields[1]
+    fields, _ = onward_fields(read_fields[0], VIA, chunked=read_fields[2])
+    return b"%b %b HTTP/1.1\r\n%b\r\n" % (*read_line, field_lines(fields)), *read_fields[1:]
 
 
 METHODS = (b"GET", b"POST", b"HEAD", b"PUT", b"get")
@@ -51,6 +51,7 @@ PARTS = (b"/", b"/a?b=c", b"HTTP/1.1", b"HTTP/1.0", b"Host", b"a", b"1", b"0", b
 FIELDS = (
     *(b"Host: a", b"Host: a:80", b"host:b", b"Host: a b", b"X: y", b"X:", b"TE: a", b"Cookie: a=b", b"Keep-Alive: 5"),
     *(b"Content-Length: 1", b"Content-Length: 01", b"Content-Length:", b"Transfer-Encoding: chunked"),
+    *(b"transfer-encoding:Chunked ", b"Transfer-Encoding: gzip, chunked", b"Transfer-Encoding:"),
     *(b"Connection: keep-alive", b"Connection: close, x", b"Upgrade: websocket", b"Expect: 100-continue"),
     *(b"X-Forwarded-For: 1.2.3.4", b"x_forwarded_for: 1", b"Proxy-Authorization: x"),
     *(b"traceparent: 00-x", b"tracestate: a=b"),
@@ -66,6 +67,7 @@ HEAD = st.builds(lambda line, fields: b"\r\n".join([line, *fields]) + b"\r\n\r\n
 @given(head=HEAD)
 @example(head=b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
 @example(head=b"POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\n\r\n")
+@example(head=b"POST /x HTTP/1.1\r\nHost: a\r\ntransfer-encoding:Chunked \r\n\r\n")
 @example(head=b"GET / HTTP/1.1\r\nHost: a\r\nX:  padded \t\r\nx_forwarded_for: 1\r\nKeep-Alive: 5\r\n\r\n")
 @example(head=b"HEAD / HTTP/1.1\r\nhost:\xe9\r\n\r\n")
 @example(head=b"GET / HTTP/1.1\r\nHost: a\r\nETag: c\r\netag: c\r\n\r\n")
@@ -76,13 +78,13 @@ def test_what_is_plain_is_what_the_long_way_reads(loop: asyncio.AbstractEventLoo
     if plainly is None:
         return
     parser = HttpRequestParser(BaseProtocol(loop), loop, 2**16)
-    messages, upgraded, tail = parser.feed_data(head + b"x" * (plainly[1] or 0))
+    messages, upgraded, tail = parser.feed_data(head + (b"0\r\n\r\n" if plainly[2] else b"x" * (plainly[1] or 0)))
     assert (len(messages), upgraded, tail) == (1, False, b"")
     request, body = messages[0]
     target, headers = read_strictly(request.method, request.path, request.version, request.raw_headers)
-    assert request_head(request.method, target, headers, VIA, host="") == plainly[0]
+    assert request_head(request.method, target, headers, VIA, host="", chunked=plainly[2]) == plainly[0]
     assert not request.should_close
-    assert not request.chunked
+    assert request.chunked is plainly[2]
     assert body.is_eof()
     assert body.total_bytes == (plainly[1] or 0)
 
@@ -208,7 +210,11 @@ def test_an_answer_that_is_plain_is_what_the_long_way_reads(
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: \r\n\r\n",
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: \r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\n\r\n",
