@@ -159,11 +159,18 @@ class Cookie(Section):
     same_site: Literal["lax", "strict", "none"] = "lax"
 
 
-class Tls(Section):
-    """TLS on the public address, and plain HTTP that only leads there; see docs/tls.md.  Paths as in `nodes.app`."""
+class TlsPair(Section):
+    """A certificate and its key.  Paths as in `nodes.app`."""
 
     certificate: str = ""
     key: str = ""
+
+
+class Tls(TlsPair):
+    """TLS on the public address, and plain HTTP that only leads there; see docs/tls.md."""
+
+    more: tuple[TlsPair, ...] = Field(default=(), strict=False)
+    """For other names; who asks for a name that none has gets the pair above."""
     minimum: Annotated[Literal["1.2", "1.3"], BeforeValidator(_unquoted)] = "1.2"
     redirect: AddressOrNone = None
     redirect_port: Annotated[int, Field(ge=0, le=65535)] = 0
@@ -174,6 +181,12 @@ class Tls(Section):
     @property
     def is_on(self) -> bool:
         return bool(self.certificate)
+
+    @property
+    def pairs(self) -> dict[str, TlsPair]:
+        """All of them by the key that names them, the first one first; none without TLS."""
+        further = {f"lb.tls.more.{number}": pair for number, pair in enumerate(self.more)}
+        return {"lb.tls": self, **further} if self.is_on else {}
 
 
 class Lb(Section):

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable
 from datetime import date
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
@@ -86,5 +86,8 @@ def _unknown_key(path: KeyPath) -> str:
 def _section_at(path: KeyPath) -> type[BaseModel]:
     section: type[BaseModel] = Config
     for key in path:
-        section = cast(type[BaseModel], section.model_fields[str(key)].annotation)
+        if isinstance(key, str):  # a number is an item's place in the list that was named before
+            annotation = section.model_fields[key].annotation
+            item, *_ = get_args(annotation) or (annotation,)
+            section = cast(type[BaseModel], item)
     return section

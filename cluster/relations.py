@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
-from cluster.config import EMBEDDED, NO_REDIS, Config
+from cluster.config import EMBEDDED, NO_REDIS, Config, TlsPair
 
 KeyPath = tuple[str | int, ...]
 
@@ -87,14 +87,15 @@ def _cross_site_cookie_is_secure(config: Config) -> Iterator[Problem]:
 
 def _tls_is_whole(config: Config) -> Iterator[Problem]:
     tls = config.lb.tls
-    if tls.certificate and not tls.key:
+    yield from _pair_is_whole(tls, ("lb", "tls"))
+    for number, pair in enumerate(tls.more):
+        path = ("lb", "tls", "more", number)
+        yield from _pair_is_whole(pair, path)
+        if not pair.certificate and not pair.key:
+            yield Problem(path, "names no files; allowed: a certificate and its key")
+    if tls.more and not tls.certificate and not tls.key:
         yield Problem(
-            ("lb", "tls", "certificate"),
-            "has no lb.tls.key; allowed: none of both, or a key as well (the same file, if it holds both)",
-        )
-    elif tls.key and not tls.certificate:
-        yield Problem(
-            ("lb", "tls", "key"), "has no lb.tls.certificate; allowed: none of both, or a certificate as well"
+            ("lb", "tls", "more"), "stands beside no lb.tls.certificate; allowed: the first pair there, others here"
         )
     if tls.redirect and not tls.certificate and not tls.key:
         yield Problem(
@@ -104,6 +105,16 @@ def _tls_is_whole(config: Config) -> Iterator[Problem]:
     for key, is_set in (("redirect_port", tls.redirect_port), ("challenges", tls.challenges)):
         if is_set and not tls.redirect:
             yield Problem(("lb", "tls", key), "belongs to lb.tls.redirect, which is empty; allowed: with one")
+
+
+def _pair_is_whole(pair: TlsPair, path: KeyPath) -> Iterator[Problem]:
+    if pair.certificate and not pair.key:
+        yield Problem(
+            (*path, "certificate"),
+            "has no key beside it; allowed: none of both, or a key as well (the same file, if it holds both)",
+        )
+    elif pair.key and not pair.certificate:
+        yield Problem((*path, "key"), "has no certificate beside it; allowed: none of both, or a certificate as well")
 
 
 def _proxies_that_introduce_are_named(config: Config) -> Iterator[Problem]:

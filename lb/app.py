@@ -159,8 +159,8 @@ class Worker:
 def _tls(options: WorkerOptions, events: Events, metrics: Metrics) -> Tls | None:
     """Return what TLS is spoken with, if it is.  Raises StartError."""
     files = Files.of(options.loaded.config.lb.tls, options.loaded.base)
-    [kept] = [None] if options.certificates_fd is None else inherited(options.certificates_fd)
-    return None if files is None else Tls(files, events.happened, metrics.tls_handshake, kept=kept)
+    kept = () if options.certificates_fd is None else inherited(options.certificates_fd)
+    return Tls(files, events.happened, metrics, kept=kept) if files else None
 
 
 async def _first_picture(pool: Pool) -> None:

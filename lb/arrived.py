@@ -27,5 +27,7 @@ class Arrived:
     """Whether its first request was found to keep to all limits (lb/guards.py), and was counted."""
     begun: Begun | None = None
     """Its first request is at a node already."""
+    name: str = ""
+    """The host that its client asked for when it began TLS."""
     at: float = field(default_factory=time.monotonic)
     """When it came."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 from cluster.config import Tls as Settings
 from cluster.errors import StartError
 from cluster.nameless import nameless, path_of
+from lb.names import Names
 from lb.x509 import Certificate, certificates_in
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -32,18 +34,20 @@ class CertificateError(StartError):
 
 @dataclass(frozen=True)
 class Files:
-    """Where certificate and key are."""
+    """Where a certificate and its key are; `section` is the section of the configuration that says so."""
 
     certificate: Path
     key: Path
     minimum: str = "1.2"
+    section: str = "lb.tls"
 
     @classmethod
-    def of(cls, settings: Settings, base: Path) -> Files | None:
-        """Return the files that are configured, if there are; relative paths begin at `base`."""
-        if not settings.is_on:
-            return None
-        return cls(base / settings.certificate, base / settings.key, settings.minimum)
+    def of(cls, settings: Settings, base: Path) -> list[Files]:
+        """Return the files that are configured, the default's first; relative paths begin at `base`."""
+        return [
+            cls(base / pair.certificate, base / pair.key, settings.minimum, section)
+            for section, pair in settings.pairs.items()
+        ]
 
     def look(self) -> tuple[object, ...]:
         """Return what is different when either file was changed or replaced, also behind a symbolic link."""
@@ -87,18 +91,18 @@ def day(at: float) -> str:
 
 def load(files: Files) -> Pair:
     """Read `files`.  Raises CertificateError: one line that says which key of the configuration is wrong, and how."""
-    return loaded(Pem(_content(files.certificate, "lb.tls.certificate"), _content(files.key, "lb.tls.key")), files)
+    return loaded(Pem(_content(files, "certificate"), _content(files, "key")), files)
 
 
 def loaded(pem: Pem, files: Files) -> Pair:
     """Make ready what was read from `files`.  Raises CertificateError as `load` does."""
-    chain = _chain(pem.certificate, files.certificate)
-    _check_key(pem.key, files.key)
+    chain = _chain(pem.certificate, files)
+    _check_key(pem.key, files)
     context = _context(files.minimum)
 
     def no_password() -> str:
         # OpenSSL asks for one only where one is needed; without this function it would ask the terminal.
-        raise CertificateError(f"lb.tls.key: {files.key} is encrypted; allowed: a key without a password")
+        raise CertificateError(f"{files.section}.key: {files.key} is encrypted; allowed: a key without a password")
 
     try:
         # Python takes paths only; and the files may hold something else by now.
@@ -107,13 +111,15 @@ def loaded(pem: Pem, files: Files) -> Pair:
     except ssl.SSLError as exc:
         if exc.reason in _MISMATCH:
             raise CertificateError(
-                f"lb.tls.key: {files.key} is not the key of the first certificate in {files.certificate}"
+                f"{files.section}.key: {files.key} is not the key of the first certificate in {files.certificate}"
             ) from None
         reason = (exc.reason or str(exc)).replace("_", " ").lower()
-        raise CertificateError(f"lb.tls: {files.certificate} with {files.key} cannot be used: {reason}") from None
+        raise CertificateError(
+            f"{files.section}: {files.certificate} with {files.key} cannot be used: {reason}"
+        ) from None
     except OSError as exc:
         raise CertificateError(
-            f"lb.tls: {files.certificate} with {files.key} cannot be loaded: {exc.strerror}"
+            f"{files.section}: {files.certificate} with {files.key} cannot be loaded: {exc.strerror}"
         ) from None
     return Pair(
         pem,
@@ -124,19 +130,33 @@ def loaded(pem: Pem, files: Files) -> Pair:
     )
 
 
+def problems(settings: Settings, base: Path) -> Iterator[CertificateError]:
+    """Yield what keeps TLS from being spoken with these settings."""
+    for files in Files.of(settings, base):
+        try:
+            load(files)
+        except CertificateError as exc:
+            yield exc
+
+
 def check(settings: Settings, base: Path) -> None:
     """Raise CertificateError if TLS cannot be spoken with these settings."""
-    if (files := Files.of(settings, base)) is not None:
-        load(files)
+    for problem in problems(settings, base):
+        raise problem
 
 
-def summary(settings: Settings, base: Path) -> str:
-    """Say in a few words what clients get to see.  Raises CertificateError."""
-    if (files := Files.of(settings, base)) is None:
-        return "off"
-    pair = load(files)
-    problem = pair.problem(time.time())
-    return f"{' '.join(pair.names) or 'no names'}, {problem or f'until {day(pair.expires)}'}"
+def summary(settings: Settings, base: Path) -> tuple[dict[str, str], list[str]]:
+    """Return in a few words what clients get to see, by section, and what an operator may have missed.
+
+    Raises CertificateError.
+    """
+    pairs = {files.section: load(files) for files in Files.of(settings, base)}
+    shown = {}
+    for section, pair in pairs.items():
+        problem = pair.problem(time.time())
+        shown[section] = f"{' '.join(pair.names) or 'no names'}, {problem or f'until {day(pair.expires)}'}"
+    names = Names([pair.names for pair in pairs.values()])
+    return shown, [remark for _, remark in names.remarks(list(pairs))]
 
 
 def _identity(file: Path) -> object:
@@ -147,33 +167,34 @@ def _identity(file: Path) -> object:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _chain(content: bytes, file: Path) -> list[Certificate]:
+def _chain(content: bytes, files: Files) -> list[Certificate]:
+    told = f"{files.section}.certificate: {files.certificate} holds no"
     try:
         chain = certificates_in(content)
     except ValueError as exc:
-        raise CertificateError(f"lb.tls.certificate: {file} holds no valid certificate: {exc}") from None
+        raise CertificateError(f"{told} valid certificate: {exc}") from None
     if not chain:
-        raise CertificateError(
-            f"lb.tls.certificate: {file} holds no certificate in PEM (-----BEGIN CERTIFICATE-----){_if_der(content)}"
-        )
+        raise CertificateError(f"{told} certificate in PEM (-----BEGIN CERTIFICATE-----){_if_der(content)}")
     return chain
 
 
-def _check_key(content: bytes, file: Path) -> None:
+def _check_key(content: bytes, files: Files) -> None:
     if b"PRIVATE KEY-----" not in content:
         raise CertificateError(
-            f"lb.tls.key: {file} holds no private key in PEM (-----BEGIN PRIVATE KEY-----){_if_der(content)}"
+            f"{files.section}.key: {files.key} holds no private key in PEM (-----BEGIN PRIVATE KEY-----)"
+            f"{_if_der(content)}"
         )
 
 
-def _content(file: Path, key: str) -> bytes:
+def _content(files: Files, key: str) -> bytes:
+    file: Path = getattr(files, key)
     try:
         with file.open("rb") as opened:
             content = opened.read(_MOST_BYTES)
     except OSError as exc:
-        raise CertificateError(f"{key}: {file} cannot be read: {exc.strerror}") from None
+        raise CertificateError(f"{files.section}.{key}: {file} cannot be read: {exc.strerror}") from None
     if not content:
-        raise CertificateError(f"{key}: {file} is empty")
+        raise CertificateError(f"{files.section}.{key}: {file} is empty")
     return content
 
 

@@ -16,6 +16,9 @@ from lb import certificates
 from lb.preflight import app_problem
 from lb.roster import worker_count
 
+NAME_WIDTH = 12
+"""Of the first column that is printed."""
+
 
 def check(file: Path | None) -> int:
     """Print `ok` and what would run, or each problem on a line; return the exit status.  Raises ConfigError."""
@@ -31,29 +34,22 @@ def check(file: Path | None) -> int:
 def summary(loaded: Loaded) -> Iterator[str]:
     """Yield a line for each thing that would run."""
     config = loaded.config
+    shown, notes = certificates.summary(config.lb.tls, loaded.base)
     rows = {
         "config": str(loaded.file or "built-in defaults"),
         "listen": str(config.lb.listen),
         "admin": str(config.lb.admin),
-        **tls_rows(loaded),
+        **{section.removeprefix("lb."): text for section, text in shown.items()},
+        **({"redirect": str(config.lb.tls.redirect)} if config.lb.tls.redirect else {}),
         "workers": str(worker_count(config.lb)),
         "redis": without_password(config.redis),
         "nodes": _nodes(config),
         "static": " ".join(config.nodes.static) or "none",
     }
     if places_by_address(config) and not config.lb.trusted_proxies:
-        rows["note"] = "clients are placed by address: behind a proxy, name it in lb.trusted_proxies, or all seem one"
-    for name, text in rows.items():
-        yield f"  {name:10}{text}"
-
-
-def tls_rows(loaded: Loaded) -> dict[str, str]:
-    """Return what to say of TLS, if it is spoken.  Raises CertificateError."""
-    tls = loaded.config.lb.tls
-    if not tls.is_on:
-        return {}
-    shown = {"tls": certificates.summary(tls, loaded.base)}
-    return shown | ({"redirect": str(tls.redirect)} if tls.redirect else {})
+        notes.append("clients are placed by address: behind a proxy, name it in lb.trusted_proxies, or all seem one")
+    for name, text in [*rows.items(), *(("note", note) for note in notes)]:
+        yield f"  {name:{NAME_WIDTH}}{text}"
 
 
 def places_by_address(config: Config) -> bool:
@@ -71,7 +67,7 @@ def _problems(loaded: Loaded) -> Iterator[str]:
     """Yield what the file itself does not tell: limits, packages and the application of this very host."""
     config = loaded.config
     yield from _raised(lambda: descriptors.check_connections(config))
-    yield from _raised(lambda: certificates.check(config.lb.tls, loaded.base))
+    yield from map(str, certificates.problems(config.lb.tls, loaded.base))
     if config.redis == EMBEDDED:
         yield from _raised(embedded.binary)
     if config.nodes.local and (problem := asyncio.run(app_problem(loaded.file, loaded.base))):

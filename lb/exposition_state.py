@@ -51,16 +51,22 @@ def tls(stack: Stack) -> Iterator[Metric]:
         handshakes.add_metric([kind], count)
     redirects = CounterMetricFamily("flotilla_redirects", "Requests in plain HTTP that were sent to https.")
     redirects.add_metric([], stack.totals.redirects)
-    secured = [worker for worker in stack.workers if worker.certificate_expires]
-    if not secured:
-        return
-    expires = GaugeMetricFamily("flotilla_certificate_expiry_timestamp_seconds", "When the certificate in use ends.")
-    expires.add_metric([], min(worker.certificate_expires for worker in secured))
-    refused = GaugeMetricFamily(
-        "flotilla_certificate_refused", "1 while the files hold what cannot be used, and the one before goes on."
+    unknown = CounterMetricFamily("flotilla_tls_unknown_names", "TLS handshakes for a name that no certificate has.")
+    unknown.add_metric([], stack.totals.unknown_names)
+    expires = GaugeMetricFamily(
+        "flotilla_certificate_expiry_timestamp_seconds", "When the certificate in use ends.", labels=["certificate"]
     )
-    refused.add_metric([], any(worker.certificate_refused for worker in secured))
-    yield from (handshakes, redirects, expires, refused)
+    refused = GaugeMetricFamily(
+        "flotilla_certificate_refused",
+        "1 while the files hold what cannot be used, and the one before goes on.",
+        labels=["certificate"],
+    )
+    in_use = [each for worker in stack.workers for each in worker.certificates]
+    for file in dict.fromkeys(each.file for each in in_use):
+        expires.add_metric([file], min(each.expires for each in in_use if each.file == file))
+        refused.add_metric([file], any(each.refused for each in in_use if each.file == file))
+    if in_use:
+        yield from (handshakes, unknown, redirects, expires, refused)
 
 
 def canary(seconds: float | None) -> Iterator[Metric]:

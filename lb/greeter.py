@@ -1,7 +1,7 @@
-"""The way into a TLS port: each connection is looked at until its first TLS record is there, and nothing is read.
+"""The way into a TLS port: each connection is looked at until its ClientHello is there, and nothing is read.
 
-So who sends something else is told so, who only speaks a protocol that we do not is refused by the alert that is meant
-for it, and who says nothing costs a descriptor and a timer, but no TLS.
+So who asks for a host gets its certificate, who sends something else is told so, who only speaks a protocol that we do
+not is refused by the alert that is meant for it, and who says nothing costs a descriptor and a timer, but no TLS.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from lb.arrived import Arrived
-from lb.client_hello import NO_APPLICATION_PROTOCOL, Opening, opening
+from lb.client_hello import NO_APPLICATION_PROTOCOL, Hello, Opening, opening
 from lb.errors import PlainHttp
 from lb.farewell import FIRST_REQUEST_S
 from lb.limits import Admission
@@ -37,7 +37,7 @@ class Greeter:
     def send(self, arrived: Arrived, gone: Callable[[], None], back: Callable[[Arrived], None]) -> Arrived | None:
         """Call `back` when `arrived` has begun TLS, or plain HTTP: then with what is to be said to that."""
         found = opening(arrived.received)
-        if isinstance(found, Opening):
+        if not isinstance(found, int):
             self._decide(arrived, found, back)
         else:
             task = self._loop.create_task(self._wait(arrived, found, back))
@@ -54,10 +54,10 @@ class Greeter:
             task.cancel()
 
     async def _wait(self, arrived: Arrived, size: int, back: Callable[[Arrived], None]) -> None:
-        found: Opening | int = size
+        found: Hello | Opening | int = size
         try:
             async with asyncio.timeout(self._head_timeout_s + arrived.at - time.monotonic()):
-                while not isinstance(found, Opening):
+                while isinstance(found, int):
                     found = opening(await arrival(arrived.sock, found))
         except TimeoutError:
             self._refuse(arrived, "tls_timeout", "no whole ClientHello in time")
@@ -69,10 +69,11 @@ class Greeter:
         else:
             self._decide(arrived, found, back)
 
-    def _decide(self, arrived: Arrived, found: Opening, back: Callable[[Arrived], None]) -> None:
+    def _decide(self, arrived: Arrived, found: Hello | Opening, back: Callable[[Arrived], None]) -> None:
         arrived.received = b""
         match found:
-            case Opening.HELLO:
+            case Hello():
+                arrived.name = found.name
                 back(arrived)
             case Opening.HTTP:
                 self._admission.leave(arrived.peer)

@@ -40,7 +40,7 @@ class Kept:
     def of(cls, settings: Settings, base: Path) -> Kept | None:
         """Keep what is configured, if there is something.  Raises CertificateError and StartError."""
         files = Files.of(settings, base)
-        return None if files is None else cls([files])
+        return cls(files) if files else None
 
     def fileno(self) -> int:
         """Return the descriptor for new workers; it stays the same."""

@@ -113,6 +113,8 @@ class Totals:
     rejected: dict[str, int] = field(default_factory=dict)
     tls: dict[str, int] = field(default_factory=dict)
     """TLS handshakes, `full` and `resumed`."""
+    unknown_names: int = 0
+    """TLS handshakes for a name that no certificate has."""
     redirects: int = 0
     """Requests in plain HTTP that were sent to https."""
 
@@ -124,6 +126,7 @@ class Totals:
             self.rejected[reason] = self.rejected.get(reason, 0) + count
         for kind, count in other.tls.items():
             self.tls[kind] = self.tls.get(kind, 0) + count
+        self.unknown_names += other.unknown_names
         self.redirects += other.redirects
         return self
 
@@ -132,6 +135,7 @@ class Totals:
             "nodes": {name: counts.to_dict() for name, counts in self.nodes.items()},
             "rejected": dict(self.rejected),
             "tls": dict(self.tls),
+            "unknown_names": self.unknown_names,
             "redirects": self.redirects,
         }
 
@@ -145,6 +149,7 @@ class Totals:
             {str(name): NodeCounts.from_dict(counts) for name, counts in raw["nodes"].items()},
             {str(reason): int(count) for reason, count in raw["rejected"].items()},
             {str(kind): int(count) for kind, count in raw["tls"].items()},
+            int(raw["unknown_names"]),
             int(raw["redirects"]),
         )
 
@@ -212,6 +217,9 @@ class Metrics:
         """Count a TLS handshake that succeeded."""
         kind = "resumed" if resumed else "full"
         self.totals.tls[kind] = self.totals.tls.get(kind, 0) + 1
+
+    def tls_unknown_name(self) -> None:
+        self.totals.unknown_names += 1
 
     def redirected(self) -> None:
         self.totals.redirects += 1

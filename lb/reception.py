@@ -129,7 +129,7 @@ class Reception:
             transport, _ = await self._loop.connect_accepted_socket(
                 lambda: connection,
                 arrived.sock,
-                ssl=tls.context,
+                ssl=tls.context(arrived.name),
                 ssl_handshake_timeout=max(LEAST_HANDSHAKE_S, left_s),
                 ssl_shutdown_timeout=SHUTDOWN_S,
             )

@@ -43,3 +43,8 @@ class Followed:
             self.refused = str(exc)
             return self.refused != before
         return True
+
+    def problem(self, now: float) -> str:
+        """Say what an operator should know of the time of what is in use, at `now`; nothing, if all is well."""
+        problem = self.pair.problem(now)
+        return f"{self.files.section}: {problem}" if problem else ""

@@ -21,7 +21,7 @@ from cluster.usage import Usage
 from lb.entrance import Entrance
 from lb.metrics import Metrics, Totals
 from lb.pool import Node, Pool
-from lb.tls import Tls
+from lb.tls import InUse, Tls
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +53,8 @@ class Worker:
     hash_key: str = ""
     hash_share: float = 0.0
     """The address that most clients that are placed by address have, and its share of them."""
-    certificate_expires: float = 0.0
-    """Wall clock time in seconds; 0: it speaks no TLS."""
-    certificate_refused: bool = False
-    """What is in the files by now cannot be used."""
-    certificate_problem: str = ""
-    """What an operator should know of either."""
+    certificates: tuple[InUse, ...] = ()
+    """What it speaks TLS with, if it does."""
 
     def is_alive(self, now: float) -> bool:
         return now - self.at < STALE_S and psutil.pid_exists(self.pid)
@@ -158,7 +154,7 @@ class Reports:
             memory_bytes=self._usage.memory_bytes(),
             loop_lag_s=self._loop_lag_s,
             **({} if self._entrance is None else self._entrance.look()),  # type: ignore[arg-type]
-            **({} if self._tls is None else self._tls.report()),  # type: ignore[arg-type]
+            certificates=() if self._tls is None else self._tls.report(),
         )
 
     def stack(self) -> Stack:
@@ -208,7 +204,8 @@ def _close_tunnels(totals: Totals) -> None:
 
 def _read(name: str, raw: Mapping[str, Any]) -> tuple[Worker, Totals] | None:
     try:
-        return Worker(**raw["worker"]), Totals.from_dict(raw["totals"])
+        certificates = tuple(InUse(**each) for each in raw["worker"].get("certificates", ()))
+        return Worker(**raw["worker"] | {"certificates": certificates}), Totals.from_dict(raw["totals"])
     except (AttributeError, KeyError, TypeError, ValueError) as exc:
         # Written by a worker of another version, while the stack is being upgraded under us.
         log.debug("report ignored", extra={"report": name, "reason": repr(exc)})

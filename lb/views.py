@@ -110,7 +110,7 @@ def warnings(pool: Pool, workers: Collection[Worker] = ()) -> list[str]:
     cut_off = sorted(node.name for node in pool if node.degraded)
     if cut_off:
         found.append(f"without Redis, so apart from the others: {', '.join(cut_off)}")
-    found += sorted({worker.certificate_problem for worker in workers} - {""})
+    found += sorted({problem for worker in workers for each in worker.certificates for problem in each.problems})
     crowded = max(workers, key=lambda worker: worker.hash_share, default=None)
     if crowded is not None and crowded.hash_share >= MOST:
         found.append(reason(crowded.hash_key, crowded.hash_share))

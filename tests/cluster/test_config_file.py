@@ -129,6 +129,22 @@ def test_ten_and_more_mistakes_in_one_file_are_all_told_at_once() -> None:
             "1: cluster: '\\ud800': Input should be a valid string, unable to parse raw data as a unicode string",
         ),
         ("zzz: 1", f"1: zzz: unknown key; allowed here: {SECTIONS}"),
+        (
+            "lb:\n  tls:\n    more:\n      - certificat: a",
+            "4: lb.tls.more.0.certificat: unknown key, did you mean certificate? allowed here: certificate, key",
+        ),
+        (
+            "lb:\n  tls:\n    certificate: a\n    key: a\n    more:\n    - certificate: b\n      key: b\n    - key: c",
+            "8: lb.tls.more.1.key: has no certificate beside it; allowed: none of both, or a certificate as well",
+        ),
+        (
+            "lb:\n  tls:\n    certificate: a\n    key: a\n    more:\n    - {}",
+            "6: lb.tls.more.0: names no files; allowed: a certificate and its key",
+        ),
+        (
+            "lb:\n  tls:\n    more: [shop.crt]",
+            "3: lb.tls.more.0: 'shop.crt' is not a section; allowed: a mapping of keys to values",
+        ),
         ("log:\n  levels: info", "2: log.levels: unknown key, did you mean level? allowed here: level, format, access"),
     ],
 )

@@ -70,6 +70,20 @@ def test_a_cross_site_cookie_must_be_secure() -> None:
         ({"certificate": "a", "key": "b", "challenges": "/srv"}, {"challenges"}),
         ({"certificate": "a", "key": "b", "redirect": "0.0.0.0:80", "challenges": "c", "redirect_port": 443}, set()),
         ({"minimum": "1.3"}, set()),
+        (
+            {
+                "certificate": "a",
+                "key": "b",
+                "more": [{"certificate": "c", "key": "c"}, {"certificate": "d", "key": "e"}],
+            },
+            set(),
+        ),
+        (
+            {"certificate": "a", "key": "b", "more": [{"certificate": "c"}, {"key": "d"}]},
+            {"more.0.certificate", "more.1.key"},
+        ),
+        ({"certificate": "a", "key": "b", "more": [{"certificate": "c", "key": "d"}, {}]}, {"more.1"}),
+        ({"more": [{"certificate": "c", "key": "d"}]}, {"more"}),
     ],
 )
 def test_tls_needs_both_files_and_all_else_needs_tls(tls: dict[str, Any], wrong: set[str]) -> None:

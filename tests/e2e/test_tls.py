@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import ssl
@@ -20,7 +21,7 @@ from playwright.async_api import async_playwright, expect
 from tests.support.certificates import Certificates, replace
 from tests.support.ports import free_port
 from tests.support.stack import Stack, running_stack
-from tests.support.tools import need_chromium, need_page
+from tests.support.tools import JS, need_chromium, need_js_client, need_openssl, need_page
 from tests.support.waiting import eventually
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
@@ -97,8 +98,8 @@ def test_a_certificate_is_renewed_under_connected_clients(tmp_path: Path) -> Non
             kinds = {event["kind"] for event in (await stack.get("/api/events"))["events"]}
             assert "certificate not reloaded: the one before stays" in kinds
             metrics = await _metrics(stack)
-            assert "flotilla_certificate_refused 1.0" in metrics
-            assert "flotilla_certificate_expiry_timestamp_seconds " in metrics
+            assert _refused(made, True) in metrics
+            assert f'flotilla_certificate_expiry_timestamp_seconds{{certificate="{made.certificate}"}} ' in metrics
             assert presented(stack) == first
             stack.process.send_signal(signal.SIGHUP)
             await eventually(lambda: "reload: not applied problem='lb.tls.key: " in stack.said())
@@ -133,7 +134,7 @@ def test_a_worker_that_dies_while_the_files_are_broken_comes_back_with_the_last_
             await _answers(stack, made)
             assert "certificate not reloaded: the one before stays" in stack.said()
             assert await eventually(lambda: _warned(stack, "lb.tls.certificate: "))
-            assert "flotilla_certificate_refused 1.0" in await _metrics(stack)
+            assert _refused(made, True) in await _metrics(stack)
             children = psutil.Process(stack.process.pid).children(recursive=True)
             assert [child.pid for child in children if _holds_certificates(child.pid)] == []
             assert _holds_certificates(stack.process.pid)
@@ -143,7 +144,7 @@ def test_a_worker_that_dies_while_the_files_are_broken_comes_back_with_the_last_
             made.issue()
             await eventually(lambda: _is_well(stack))
             assert presented(stack) not in (first, second)
-            assert "flotilla_certificate_refused 0.0" in await _metrics(stack)
+            assert _refused(made, False) in await _metrics(stack)
 
     asyncio.run(main())
 
@@ -167,6 +168,83 @@ def test_certificates_at_other_paths_are_kept_from_the_reload_on(tmp_path: Path)
             await _answers(stack, others)
 
     asyncio.run(main())
+
+
+def test_real_clients_get_the_certificate_of_the_name_that_they_ask_for(tmp_path: Path) -> None:
+    """OpenSSL's, Node's WebSocket, Python's: each pair is renewed, refused and kept by itself."""
+    openssl, node = need_openssl(), need_js_client()
+
+    async def main() -> None:
+        made = Certificates(tmp_path)
+        shop, blog = made.beside("shop", "shop.example"), made.beside("blog", "*.blog.example", "shop.example")
+        authority = tmp_path / "authority.pem"
+        made.authority.cert_pem.write_to_path(str(authority))
+        tls = made.section | {"more": [shop.section, blog.section]}
+        async with running_stack(tmp_path, nodes=1, lb={"tls": tls}) as stack:
+            listen = stack.config["lb"]["listen"]
+
+            async def by_openssl(name: str) -> str:
+                trust = ("-CAfile", str(authority), "-verify_return_error", "-verify_hostname", name)
+                said = await _ran(openssl, "s_client", "-connect", listen, "-servername", name, *trust)
+                assert "Verify return code: 0 (ok)" in said, said
+                return said[said.index("-----BEGIN CERTIFICATE-----") : said.index("-----END CERTIFICATE-----")]
+
+            async def by_node(name: str) -> dict[str, str]:
+                url = f"wss://{listen}/socket.io/?EIO=4&transport=websocket"
+                answer: dict[str, str] = json.loads(await _ran(node, str(JS / "wss.mjs"), url, name, str(authority)))
+                return answer
+
+            for name, owner in (("localhost", made), ("shop.example", shop), ("a.blog.example", blog)):
+                assert await by_openssl(name) in owner.certificate.read_text()
+                answer = await by_node(name)
+                assert answer["names"].startswith(f"DNS:{owner.names[0]}")
+                assert answer["first"].startswith('0{"sid":')
+            assert await _warned(
+                stack, "lb.tls.more.1: who asks for shop.example gets lb.tls.more.0, which comes first"
+            )
+            assert "error" in await by_node("nobody.example")
+            await eventually(lambda: "no certificate has a name that clients ask for" in stack.said())
+            assert "flotilla_tls_unknown_names_total 1.0" in await _metrics(stack)
+
+            before = await by_openssl("shop.example")
+            replace(shop.key, b"broken")
+            blog.issue()
+            await eventually(lambda: "certificate reloaded" in stack.said())
+            assert await by_openssl("a.blog.example") in blog.certificate.read_text()
+            assert await eventually(lambda: _warned(stack, "lb.tls.more.0.key: "))
+            metrics = await _metrics(stack)
+            assert [_refused(each, False) in metrics for each in (made, shop, blog)] == [True, False, True]
+            assert _refused(shop, True) in metrics
+            await eventually(lambda: "certificate kept for new workers" in stack.said())
+            worker = (await stack.children())["worker-0"]["pid"]
+            stack.kill(worker)
+            await eventually(lambda: _serves_again(stack, worker))
+            assert await by_openssl("shop.example") == before
+            assert await by_openssl("a.blog.example") in blog.certificate.read_text()
+
+            stack.config["lb"]["tls"] = made.section | {"more": [blog.section]}
+            await _reloaded(stack, tmp_path, 1)
+            assert await by_openssl("shop.example") in blog.certificate.read_text()
+
+    asyncio.run(main())
+
+
+async def _ran(*command: str) -> str:
+    """Return what a command prints that is given nothing."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        async with asyncio.timeout(30):
+            printed, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return printed.decode()
 
 
 def test_sighup_takes_a_renewed_certificate_at_once_and_replaces_nobody(tmp_path: Path) -> None:
@@ -204,8 +282,7 @@ def test_tls_is_switched_on_and_off_and_the_redirect_moves_with_a_reload(tmp_pat
             await _answers(stack, made)
             stack.config["lb"]["tls"] = {}
             await _reloaded(stack, tmp_path, 4)
-            async with aiohttp.ClientSession() as session, session.get(stack.url) as answer:
-                assert answer.status == 200
+            await _answers(stack, None)
 
     asyncio.run(main())
 
@@ -250,6 +327,10 @@ def _holds_certificates(pid: int) -> bool:
     return any("memfd:flotilla" in link for link in links)
 
 
+def _refused(made: Certificates, is_refused: bool) -> str:
+    return f'flotilla_certificate_refused{{certificate="{made.certificate}"}} {float(is_refused)}'
+
+
 async def _warned(stack: Stack, part: str) -> bool:
     return any(part in warning for warning in (await stack.get("/healthz"))["warnings"])
 
@@ -269,6 +350,15 @@ async def _reloaded(stack: Stack, directory: Path, times: int) -> None:
     await eventually(lambda: stack.said().count("reload: done") == times, within_s=30, what="the reload is done")
 
 
-async def _answers(stack: Stack, made: Certificates) -> None:
-    async with aiohttp.ClientSession() as session, session.get(stack.url, ssl=made.trust()) as answer:
-        assert answer.status == 200
+async def _answers(stack: Stack, made: Certificates | None) -> None:
+    """Wait until a client that trusts them is answered: after a reload the old workers may have taken a few more."""
+    await eventually(lambda: _is_answered(stack, made))
+
+
+async def _is_answered(stack: Stack, made: Certificates | None) -> bool:
+    try:
+        trust = made.trust() if made else True
+        async with aiohttp.ClientSession() as session, session.get(stack.url, ssl=trust) as answer:
+            return answer.status == 200
+    except aiohttp.ClientError:
+        return False

@@ -9,7 +9,7 @@ import h11
 
 from cluster.origin import canonical, canonical_pattern
 from lb.chunks import BadChunk, Chunks
-from lb.client_hello import ALPN, HEADER, Opening, opening, protocols
+from lb.client_hello import ALPN, Hello, Opening, opening
 from lb.guards import BodyLimits
 from lb.headers import answer_head, framing, is_websocket_upgrade, values
 from lb.last_frame import close_code
@@ -196,10 +196,12 @@ def check_hello(data: bytes) -> None:
             assert opening(data) == found
             return
         found = opening(data[:size])
-    assert opening(data) is found or len(data) > size
-    if found is Opening.OTHER_PROTOCOL:
+    assert opening(data) == found
+    if isinstance(found, Hello):
         assert data[0] == 0x16
-        assert ALPN not in protocols(data[HEADER:size])
+        assert not found.protocols or ALPN in found.protocols
+    elif found is Opening.OTHER_PROTOCOL:
+        assert data[0] == 0x16
     elif found is Opening.HTTP:
         assert data[:3].isupper()
 

@@ -12,8 +12,8 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from cluster.config import Tls
-from lb.certificates import CertificateError, Files, check, day, load, summary
+from cluster.config import Tls, TlsPair
+from lb.certificates import CertificateError, Files, check, day, load, problems, summary
 from tests.support.certificates import Certificates, replace
 
 DAY_S = 86400.0
@@ -150,11 +150,31 @@ def test_paths_are_relative_to_the_configuration(made: Certificates, tmp_path: P
     """As all paths in it are."""
     settings = Tls(certificate="tls.crt", key="tls.key")
     check(settings, tmp_path)
-    assert summary(settings, tmp_path).startswith("localhost 127.0.0.1 ::1, until ")
+    shown, remarks = summary(settings, tmp_path)
+    assert shown["lb.tls"].startswith("localhost 127.0.0.1 ::1, until ")
+    assert (list(shown), remarks) == (["lb.tls"], [])
     with pytest.raises(CertificateError, match="cannot be read"):
         check(settings, tmp_path / "elsewhere")
     check(Tls(), tmp_path)
-    assert summary(Tls(), tmp_path) == "off"
+    assert summary(Tls(), tmp_path) == ({}, [])
+
+
+def test_each_pair_is_told_by_its_place_in_the_configuration(made: Certificates, tmp_path: Path) -> None:
+    """All that are wrong, and which names are in vain."""
+    others = made.beside("more", "shop.example", "localhost")
+    settings = Tls(
+        certificate="tls.crt", key="tls.key", more=(TlsPair(certificate="more/tls.crt", key="more/tls.key"),)
+    )
+    shown, remarks = summary(settings, tmp_path)
+    assert list(shown) == ["lb.tls", "lb.tls.more.0"]
+    assert shown["lb.tls.more.0"].startswith("shop.example localhost, until ")
+    assert remarks == ["lb.tls.more.0: who asks for localhost gets lb.tls, which comes first"]
+    made.key.unlink()
+    others.certificate.write_bytes(b"")
+    assert [str(problem) for problem in problems(settings, tmp_path)] == [
+        f"lb.tls.key: {made.key} cannot be read: No such file or directory",
+        f"lb.tls.more.0.certificate: {others.certificate} is empty",
+    ]
 
 
 def test_a_change_is_seen_however_it_is_made(made: Certificates, tmp_path: Path) -> None:

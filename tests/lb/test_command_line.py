@@ -138,6 +138,11 @@ def test_check_says_what_clients_get_to_see_over_tls(runtime: Path, tmp_path: Pa
     assert said["redirect"] == "127.0.0.1:80"
     made.issue(days=3)
     assert "the certificate expires on" in _lb("check", "--config", file, runtime=runtime).out
+    others = made.beside("more", "shop.example", "localhost")
+    file = written(tmp_path, {"lb": {"tls": tls | {"more": [others.section]}}})
+    said = dict(line.split(maxsplit=1) for line in _lb("check", "--config", file, runtime=runtime).out.splitlines()[1:])
+    assert said["tls.more.0"].startswith("shop.example localhost, until ")
+    assert said["note"] == "lb.tls.more.0: who asks for localhost gets lb.tls, which comes first"
     made.key.unlink()
     ended = _lb("check", "--config", file, runtime=runtime)
     assert (ended.status, ended.errors) == (2, [f"lb.tls.key: {made.key} cannot be read: No such file or directory"])

@@ -27,6 +27,7 @@ from lb.histogram import ANSWER_S, HANDSHAKE_S, LIFE_S, Histogram
 from lb.metrics import FORGET_AFTER_S, Metrics, NodeCounts, Totals
 from lb.pool import Pool
 from lb.reports import STALE_S, Reports, Stack, Worker
+from lb.tls import InUse
 from tests.support.descriptors import no_descriptor_left
 from tests.support.waiting import eventually
 
@@ -467,7 +468,7 @@ class TestExposition:
         pool.seen([record("n1")])
         stack = Stack(Totals({"n1": NodeCounts(closes={"1000": 1})}, {"no_node": 1}), [Worker(index=0, pid=1, at=0.0)])
         stack.totals.tls["full"] = 1
-        stack.workers = [Worker(index=0, pid=1, at=0.0, certificate_expires=1.0)]
+        stack.workers = [Worker(index=0, pid=1, at=0.0, certificates=(InUse("tls.crt", 1.0, False, ()),))]
         names = {name for name, _ in samples(exposition(pool, stack, "ok", 0.001))}
         page = Path(__file__).parents[2].joinpath("docs", "metrics.md").read_text(encoding="utf-8")
         documented = {word.strip("`") for word in page.split() if word.startswith("`flotilla_")}

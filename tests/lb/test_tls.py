@@ -196,8 +196,8 @@ def test_garbage_is_closed_without_a_word(run: Run, certificates: Certificates, 
 
 
 def test_a_record_that_is_no_hello_is_refused_by_tls_itself(run: Run, certificates: Certificates) -> None:
-    """With an alert of OpenSSL's; also a hello that continues in other records is its business."""
-    records = [b"\x16\x03\x01\x00\x05\x02\x00\x00\x01\x00", b"\x16\x03\x01\x00\x04\x01\x00\x00\x02"]
+    """With an alert of OpenSSL's; also a hello in which something else comes is its business."""
+    records = [b"\x16\x03\x01\x00\x05\x02\x00\x00\x01\x00", b"\x16\x03\x01\x00\x04\x01\x00\x00\x02\x15\x03\x01\x00\x02"]
 
     async def main() -> None:
         async with secured(answering(OK), certificates, head_timeout_s=0.2) as (front, _):

@@ -13,7 +13,8 @@ import trustme
 
 from lb import tls
 from lb.certificates import CertificateError, Files, Pem, load
-from lb.tls import ENDS, REFUSED, RELOADED, Tls
+from lb.metrics import Metrics
+from lb.tls import ENDS, REFUSED, RELOADED, InUse, Tls
 from tests.lb.conftest import Run
 from tests.support.backends import backend, tunnel_echo
 from tests.support.balancer import balancer, upgrade_request
@@ -32,8 +33,8 @@ class Scene:
     tls: Tls = field(init=False)
 
     def __post_init__(self) -> None:
-        files = Files(self.made.certificate, self.made.key)
-        self.tls = Tls(files, self._tell, lambda resumed: None, kept=self.kept, wall=lambda: self.now)
+        files = [Files(self.made.certificate, self.made.key)]
+        self.tls = Tls(files, self._tell, Metrics(), kept=[self.kept] if self.kept else [], wall=lambda: self.now)
         self.now = self.tls.pair.begins
 
     def _tell(self, kind: str, reason: str, *, level: int) -> None:
@@ -48,13 +49,13 @@ def scene(tmp_path: Path) -> Scene:
 
 def test_a_new_pair_is_taken_when_it_rests(scene: Scene) -> None:
     """Seen once it may be half of a change; seen twice it is used, and said."""
-    before = scene.tls.context
+    before = scene.tls.context()
     scene.tls.look()
     scene.made.issue(days=50)
     scene.tls.look()
-    assert scene.tls.context is before
+    assert scene.tls.context() is before
     scene.tls.look()
-    assert scene.tls.context is not before
+    assert scene.tls.context() is not before
     assert scene.told == [(RELOADED, logging.INFO)]
     scene.tls.look()
     assert len(scene.told) == 1
@@ -62,41 +63,37 @@ def test_a_new_pair_is_taken_when_it_rests(scene: Scene) -> None:
 
 def test_who_says_that_all_is_there_need_not_wait(scene: Scene) -> None:
     """SIGHUP."""
-    before = scene.tls.context
+    before = scene.tls.context()
     scene.made.issue()
     scene.tls.look(is_whole=True)
-    assert scene.tls.context is not before
+    assert scene.tls.context() is not before
 
 
 def test_what_cannot_be_used_is_said_once_and_the_old_one_stays(scene: Scene) -> None:
     """A key of another certificate, then nothing at all, then a good pair."""
-    before, key = scene.tls.context, scene.made.key.read_bytes()
+    before, key = scene.tls.context(), scene.made.key.read_bytes()
     scene.made.issue()
     replace(scene.made.key, key)
     for _ in range(5):
         scene.tls.look()
-    assert scene.tls.context is before
+    assert scene.tls.context() is before
     assert scene.told == [(REFUSED, logging.ERROR)]
-    report = scene.tls.report()
-    assert report["certificate_refused"] is True
-    assert "is not the key of" in str(report["certificate_problem"])
+    [report] = scene.tls.report()
+    assert report.refused
+    assert "is not the key of" in report.problems[0]
 
     scene.made.key.unlink()
     for _ in range(3):
         scene.tls.look()
     assert scene.told == [(REFUSED, logging.ERROR)] * 2
-    assert scene.tls.context is before
+    assert scene.tls.context() is before
 
     scene.made.issue()
     for _ in range(2):
         scene.tls.look()
     assert scene.told[2:] == [(RELOADED, logging.INFO)]
-    assert scene.tls.context is not before
-    assert scene.tls.report() == {
-        "certificate_expires": scene.tls.pair.expires,
-        "certificate_refused": False,
-        "certificate_problem": "",
-    }
+    assert scene.tls.context() is not before
+    assert scene.tls.report() == (InUse(str(scene.made.certificate), scene.tls.pair.expires, False, []),)
 
 
 def test_a_worker_cannot_begin_with_what_cannot_be_used(tmp_path: Path) -> None:
@@ -115,8 +112,9 @@ def test_a_worker_begins_with_what_was_kept_when_the_files_cannot_be_used(tmp_pa
     scene = Scene(made, kept=kept.pem)
     assert scene.told == [(REFUSED, logging.ERROR)]
     assert scene.tls.pair.expires == kept.expires
-    assert scene.tls.report()["certificate_refused"] is True
-    assert "holds no private key" in str(scene.tls.report()["certificate_problem"])
+    [report] = scene.tls.report()
+    assert report.refused
+    assert "holds no private key" in report.problems[0]
     for _ in range(3):
         scene.tls.look()
     assert len(scene.told) == 1
@@ -148,7 +146,7 @@ def test_files_are_looked_at_and_ends_are_told_of(scene: Scene, monkeypatch: pyt
         await eventually(lambda: scene.told == [(ENDS, logging.WARNING)])
         scene.now = scene.tls.pair.expires
         await eventually(lambda: scene.told[1:] == [(ENDS, logging.ERROR)])
-        assert "expired" in str(scene.tls.report()["certificate_problem"])
+        assert "lb.tls: the certificate expired" in scene.tls.report()[0].problems[0]
         scene.made.issue(days=200)
         await eventually(lambda: scene.told[2:] == [(RELOADED, logging.INFO)])
         monkeypatch.setattr(tls, "REMIND_S", 0.0)

@@ -129,7 +129,7 @@ async def balancer(
     def tell(kind: str, reason: str, *, level: int) -> None:
         told.append((kind, reason))
 
-    tls = Tls(files, tell, metrics.tls_handshake) if files else None
+    tls = Tls(files, tell, metrics) if files else None
     front = Front(config, pool, metrics, most_connections=most_connections, tls=tls)
     listening, plain = _listening(), _listening() if config.lb.tls.redirect else None
     port, plain_port = (each.getsockname()[1] if each else 0 for each in (listening, plain))

@@ -16,10 +16,11 @@ NAMES = ("localhost", "127.0.0.1", "::1")
 
 @dataclass
 class Certificates:
-    """A certificate for `localhost` and its key, in files; `authority` signed it."""
+    """A certificate for `names` and its key, in files; `authority` signed it."""
 
     directory: Path
     authority: trustme.CA = field(default_factory=trustme.CA)
+    names: Sequence[str] = NAMES
 
     def __post_init__(self) -> None:
         self.issue()
@@ -37,11 +38,17 @@ class Certificates:
         """What `lb.tls` says of them."""
         return {"certificate": str(self.certificate), "key": str(self.key)}
 
-    def issue(self, names: Sequence[str] = NAMES, *, days: float = 90, **options: Any) -> None:
+    def issue(self, *, days: float = 90, **options: Any) -> None:
         """Put another certificate and its key in the place of those that are there."""
-        issued = self.authority.issue_cert(*names, not_after=datetime.now(UTC) + timedelta(days=days), **options)
+        issued = self.authority.issue_cert(*self.names, not_after=datetime.now(UTC) + timedelta(days=days), **options)
         replace(self.certificate, b"".join(blob.bytes() for blob in issued.cert_chain_pems))
         replace(self.key, issued.private_key_pem.bytes())
+
+    def beside(self, directory: str, *names: str) -> Certificates:
+        """Return another certificate, for `names`, of the same authority, in a `directory` of its own."""
+        place = self.directory / directory
+        place.mkdir()
+        return Certificates(place, self.authority, names)
 
     def trust(self, *protocols: str) -> ssl.SSLContext:
         """Return what a client that trusts the authority connects with, and offers `protocols` in ALPN."""

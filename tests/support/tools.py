@@ -56,6 +56,14 @@ def need_prometheus() -> tuple[str, str]:
     return found[0], found[1]
 
 
+def need_openssl() -> str:
+    """Return the path of OpenSSL's command."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        missing("openssl", "install the package openssl")
+    return openssl
+
+
 def need_page() -> None:
     """The chat page needs the browser client, which the package's build installs."""
     import node.chat
