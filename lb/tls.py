@@ -177,6 +177,6 @@ class Tls:
         if self._unknown and now - self._unknown_told >= UNKNOWN_S:
             # What clients send is not for a log as it is.
             name = self._unknown_name if _TELLABLE.fullmatch(self._unknown_name) else "what is no name"
-            reason = f"{self._unknown} handshakes got {self._followed[0].files.section} for it, the last one for {name}"
+            reason = f"{self._unknown} got {self._followed[0].files.section} instead, the last one asked for {name}"
             self._unknown, self._unknown_told = 0, now
             self._tell(UNKNOWN, reason, level=logging.WARNING)

@@ -156,7 +156,7 @@ def test_a_name_that_is_no_text_costs_nothing_but_a_count(
             assert front.metrics.totals.unknown_names == 1
             assert front.tls is not None
             front.tls.tell_of_unknown()
-            reason = "1 handshakes got lb.tls for it, the last one for what is no name"
+            reason = "1 got lb.tls instead, the last one asked for what is no name"
             assert front.told == [(UNKNOWN, reason)]
             await eventually(lambda: front.front.connections == 0)
 
@@ -289,7 +289,7 @@ def test_names_that_nobody_has_are_counted_and_told_from_time_to_time(
     assert scene.told == []
     assert scene.tls.context("blog.example") is scene.tls.context("localhost")
     scene.tls.tell_of_unknown()
-    reason = "{} handshakes got lb.tls for it, the last one for {}"
+    reason = "{} got lb.tls instead, the last one asked for {}"
     assert scene.told == [(UNKNOWN, reason.format(1, "blog.example"), logging.WARNING)]
     for name in ("news.example", "blog.example"):
         scene.tls.context(name)
