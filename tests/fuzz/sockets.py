@@ -192,8 +192,16 @@ def check_packet(data: bytes) -> None:
             theirs.add_attachment(attachment)
     kind = {5: EVENT, 6: ACK}.get(theirs.packet_type, theirs.packet_type)
     assert (kind, theirs.namespace or "/", theirs.id) == (packet.kind, packet.namespace, packet.id)
-    assert repr(theirs.data) == repr(packet.data)
+    if not _has_placeholder(packet.data):
+        assert repr(theirs.data) == repr(packet.data)
     assert _reread(codec, packet) == repr(packet.data)
+
+
+def _has_placeholder(data: Any) -> bool:
+    """Tell whether something is left that another reader takes for an attachment's: it needs no `true`, as we do."""
+    if isinstance(data, dict):
+        return "_placeholder" in data or any(map(_has_placeholder, data.values()))
+    return isinstance(data, list) and any(map(_has_placeholder, data))
 
 
 def check_msgpack(data: bytes) -> None:
@@ -376,6 +384,7 @@ HARNESSES = (
             # A comma behind no namespace.
             b"1,",
             b'2,["e"]',
+            b'52-["e",{"_placeholder":{"_placeholder":true,"num":0},"num":1},{"_placeholder":true,"num":1}]',
         ),
     ),
     Harness(

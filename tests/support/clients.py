@@ -187,7 +187,11 @@ class _PythonClient:
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.heard = Heard()
         self.sio = socketio.AsyncClient(
-            http_session=session, reconnection_delay=0.1, reconnection_delay_max=0.5, handle_sigint=False
+            http_session=session,
+            reconnection_delay=0.1,
+            reconnection_delay_max=0.5,
+            request_timeout=60,  # two hundred of them in one process may be busy for longer than the usual 5 s
+            handle_sigint=False,
         )
         self.sio.on("connect", self._connected)
         self.sio.on("disconnect", self.heard.disconnects.append)

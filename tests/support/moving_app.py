@@ -15,10 +15,13 @@ from typing import Any
 
 from aiohttp import web
 
-from node import Server
+from node import Server, migration
 from node.migration import NotPortable, forget, give, hold_all, send_away, stay, take
 from node.session import Session
 from tests.support.moving import listening, pass_on, passed
+
+migration.HOLD_WAIT_S = 30.0
+"""A handler may take as long as the machine needs."""
 
 sio = Server(ping_interval=1, ping_timeout=4)
 

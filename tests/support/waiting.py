@@ -7,6 +7,8 @@ import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar, overload
 
+from aiohttp import ClientConnectionError
+
 T = TypeVar("T")
 
 
@@ -23,8 +25,8 @@ async def eventually(question: Callable[[], Any], *, within_s: float = 30.0, wha
 
     `within_s` guards against what hangs and says nothing of speed: a loaded machine may be slow.
 
-    An AssertionError or ConnectionError that it raises counts as "not yet".  Raises AssertionError at the deadline,
-    with the last answer.
+    An AssertionError, or an error of a connection, that it raises counts as "not yet".  Raises AssertionError at the
+    deadline, with the last answer.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + within_s
@@ -37,7 +39,7 @@ async def eventually(question: Callable[[], Any], *, within_s: float = 30.0, wha
             if answer:
                 return answer
             last = answer
-        except (AssertionError, ConnectionError) as exc:
+        except (AssertionError, ConnectionError, ClientConnectionError) as exc:
             last = exc
         if loop.time() >= deadline:
             raise AssertionError(f"not within {within_s:g} s: {what or question}; last: {last!r}")
