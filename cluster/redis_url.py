@@ -23,8 +23,12 @@ def checked_url(value: str) -> str:
 def _check_options(scheme: str, query: str) -> None:
     """Raise ValueError for an option that redis-py would stumble over, or that is ours to choose."""
     allowed = _OPTIONS | (_TLS_OPTIONS if scheme == "rediss" else {})
+    seen = set()
     for option in query.split("&") if query else ():
         name, _, given = option.partition("=")
+        if name in seen:
+            raise ValueError(f"has the option {name} twice")
+        seen.add(name)
         if not re.fullmatch(allowed.get(name, "(?!)"), given):
             raise ValueError(
                 f"has an option {name} that is unknown, or a value of it that cannot be;"

@@ -209,6 +209,13 @@ def test_redis_urls_that_the_library_understands_are_taken(url: str) -> None:
     assert parse(f"redis: '{url}'", "c", {}).redis == url
 
 
+def test_an_option_of_a_redis_url_that_is_given_twice_is_refused() -> None:
+    """One reader takes the first, another the last."""
+    assert (
+        problem("redis: 'redis://h?db=4&db=3'") == "config.yaml:1: redis: 'redis://h?db=4&db=3' has the option db twice"
+    )
+
+
 def test_passwords_are_not_repeated() -> None:
     """What is printed ends in logs and in tickets."""
     assert problem("secret: 12345") == "config.yaml:1: secret: this value is not text; allowed: text (put it in quotes)"

@@ -378,6 +378,7 @@ HARNESSES = (
             b"redis://a:0",
             b"redis://:pass[word@a",
             b"redis+sentinel://u:p@a/0/x@y",
+            b"redis://a?db=4&db=3",
         ),
     ),
     Harness(
