@@ -260,12 +260,12 @@ class Downstream(RequestHandler):
         self.connection_lost(None)
         return transport, early
 
-    def leave_readable(self) -> None:
-        """Take care that the last answer can be read, if more came than is answered.
+    def leave_readable(self, *, more_comes: bool = False) -> None:
+        """Take care that the last answer can be read, if more came than is answered, or comes.
 
         To close over bytes that nobody has read resets a connection, and what is not read yet is lost (RFC 9112 9.6).
         """
-        if self._messages and self.is_quiet:
+        if (self._messages or more_comes) and self.is_quiet:
             assert self.transport is not None
             self._let_read(self.transport)
 

@@ -301,6 +301,8 @@ class Front:
         keep_alive = keep_alive and request.version >= (1, 1) and not asks_for_unknown(request.raw_headers)
         answer = answer_to(exc, close=not keep_alive, head_only=request.method == "HEAD")
         await cast(StreamWriter, request.writer).write(answer)
+        if isinstance(exc, BadRequest) and not request.content.is_eof():
+            connection.leave_readable(more_comes=True)
         return Sent(keep_alive=keep_alive, status=exc.http_status)
 
 

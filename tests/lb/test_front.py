@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from typing import Any, cast
 
@@ -216,6 +217,31 @@ def test_a_refused_client_that_says_nothing_is_not_kept(run: Run, monkeypatch: p
             assert (await caller.rest()).startswith(b"HTTP/1.1 503 ")
             await eventually(lambda: len(os.listdir("/proc/self/fd")) <= before + 1)
             assert lb.front.connections == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        b"POST / HTTP/1.1\r\nHost: a@b\r\nContent-Length: 1000000\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nX: " + bytes(9000),
+    ],
+    ids=["meaning", "form", "size"],
+)
+def test_a_refused_client_that_still_sends_can_read_why(run: Run, refused: bytes) -> None:
+    """Closing at once would reset its connection, perhaps before it has read (RFC 9112 9.6)."""
+
+    async def main() -> None:
+        async with balancer() as lb:
+            caller = await lb.connect()
+            caller.send(refused)
+            await eventually(lambda: lb.metrics.totals.rejected)
+            for _ in range(3):
+                caller.send(bytes(1000))
+                await asyncio.sleep(0)
+            assert re.match(rb"HTTP/1.1 4[03][01] ", await caller.rest())
 
     run(main)
 
