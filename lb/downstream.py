@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,7 +37,11 @@ from lb.route import Choice
 
 log = logging.getLogger(__name__)
 
+MOST_PASSED_OVER = 256 * 1024
+"""Bytes of a client that was refused and goes on sending."""
+
 _HEAD_END = b"\r\n\r\n"
+_EMPTY_LINES = re.compile(rb"[\r\n]+")  # RFC 9112 2.2
 
 TOO_MANY_HEADERS = "Too many headers received"
 """What aiohttp's parser says then, see tests/lb/test_contracts_aiohttp.py."""
@@ -75,6 +80,7 @@ class Downstream(RequestHandler):
         "_limits",
         "_lingers",
         "_passed",
+        "_passed_over",
         "_received",
         "_refusal",
         "number",
@@ -106,6 +112,7 @@ class Downstream(RequestHandler):
         self._refusal = arrived.refusal
         self._admitted = arrived.refusal is None
         self._lingers = False
+        self._passed_over = 0
         self._head = HeadWatch(limits.head, limits.head_timeout_s, self._give_up)
         self._edge = b""
         """The last bytes of a head that has not ended: they may begin its end."""
@@ -126,6 +133,13 @@ class Downstream(RequestHandler):
             self._arrived_at = 0.0  # its first request is yet to come
 
     def data_received(self, data: bytes) -> None:
+        if self._force_close:
+            self._pass_over(len(data))
+            return
+        if self._buffer_paused and data and self.transport is not None and not self.transport.is_closing():
+            # aiohttp stopped reading before the transport had begun to, in `connection_made`: uvloop forgets that, and
+            # a client that sends ahead would fill our memory.
+            self.transport.pause_reading()
         # One head at a time: aiohttp loses what it reads in one go with something that is no HTTP, or that comes behind
         # a request which ends the connection (RFC 9112 9.6), and the good request that came before with it.
         at, size = 0, len(data)
@@ -140,8 +154,12 @@ class Downstream(RequestHandler):
         """Return where the head ends that goes on at `at`; the end of `data`, if nobody knows or wants to."""
         if self._upgraded or self._buffer_paused or not self._last_payload.is_eof():
             return len(data)
-        end = (self._edge + data).find(_HEAD_END, at)
-        return len(data) if end < 0 else end + len(_HEAD_END) - len(self._edge)
+        edge = b"" if at else self._edge
+        # Each empty line before a head by itself would take its time.
+        if not edge and (empty := _EMPTY_LINES.match(data, at)) is not None:
+            at = empty.end()
+        end = (edge + data).find(_HEAD_END, at)
+        return len(data) if end < 0 else end + len(_HEAD_END) - len(edge)
 
     def _read(self, data: bytes) -> None:
         if self._force_close:
@@ -158,8 +176,15 @@ class Downstream(RequestHandler):
             self._last_payload = self._messages[-1][1]
             self._keep_aside()
         elif data and not in_body and not self._upgraded:
-            self._edge = (self._edge + data)[1 - len(_HEAD_END) :]
+            begun = self._edge + data if self._edge else data.lstrip(b"\r\n")
+            self._edge = begun[1 - len(_HEAD_END) :]
             self._head.came(len(data))
+
+    def _pass_over(self, size: int) -> None:
+        """Forget what a refused client still sends, and at last do not even read it."""
+        self._passed_over += size
+        if self._passed_over > MOST_PASSED_OVER and self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
 
     def _keep_aside(self) -> None:
         """Keep what comes behind `Upgrade: h2c, websocket`, too, as it came: aiohttp would lose it."""

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 
 from lb import keepalive
+from lb.downstream import Downstream
 from lb.front import Front
 from lb.shuttle import Shuttle
 from tests.lb.conftest import Run
@@ -242,6 +243,46 @@ def test_a_refused_client_that_still_sends_can_read_why(run: Run, refused: bytes
                 caller.send(bytes(1000))
                 await asyncio.sleep(0)
             assert re.match(rb"HTTP/1.1 4[03][01] ", await caller.rest())
+
+    run(main)
+
+
+def test_a_refused_client_that_sends_without_end_is_not_read_without_end(run: Run) -> None:
+    """It has a moment to read why, in which it costs nothing."""
+
+    async def main() -> None:
+        async with balancer() as lb:
+            caller = await lb.connect()
+            caller.send(b"POST / HTTP/1.1\r\nHost: a@b\r\nContent-Length: 100000000\r\n\r\n" + bytes(8_000_000))
+            assert (await caller.head()).startswith(b"HTTP/1.1 400 ")
+            [connection] = cast(list[Downstream], lb.front._reception.connections)
+            transport = cast(asyncio.Transport, connection.transport)
+            await eventually(lambda: transport.is_closing() or not transport.is_reading())
+            assert connection._passed_over < 4_000_000
+            await eventually(lambda: lb.front.connections == 0)
+
+    run(main)
+
+
+def test_a_client_that_sends_ahead_is_read_no_further_than_it_is_answered(run: Run) -> None:
+    """From its first bytes on, which are read before its transport reads: else it could fill the worker's memory."""
+    ahead = b"GET / HTTP/1.1\r\nHost: h\r\nTE: x\r\n\r\n" * 300
+    asked = asyncio.Event()
+
+    async def talk(conversation: Conversation, head: bytes) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    async def main() -> None:
+        async with backend(talk) as node, balancer(node.port) as lb:
+            caller = await lb.connect()
+            caller.send(ahead)
+            await asked.wait()
+            caller.send(ahead * 100)
+            [connection] = cast(list[Downstream], lb.front._reception.connections)
+            transport = cast(asyncio.Transport, connection.transport)
+            await eventually(lambda: not transport.is_reading())
+            await lastingly(lambda: not transport.is_reading(), 0.1)
 
     run(main)
 
