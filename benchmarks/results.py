@@ -2,26 +2,44 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class EchoResult:
+class Window(ABC):
+    """What a generator saw of one thing that happened over and over while it measured."""
+
+    seconds: float
+    p50_us: float
+    """Of how long each took."""
+    p99_us: float
+    generator_cpu_percent: float
+    """Of a core: near 100 the generator was what there was too little of."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """How often it happened."""
+
+    @property
+    def per_second(self) -> float:
+        return self.count / self.seconds
+
+
+@dataclass(frozen=True)
+class EchoResult(Window):
     """What came of a measuring window full of echoes."""
 
     round_trips: int
-    seconds: float
     lost: int
     mismatched: int
     cpu_us: float
     """CPU time of the balancer's processes per round trip."""
-    p50_us: float
-    p99_us: float
-    generator_cpu_percent: float
 
     @property
-    def per_second(self) -> float:
-        return self.round_trips / self.seconds
+    def count(self) -> int:
+        return self.round_trips
 
 
 @dataclass(frozen=True)
@@ -38,23 +56,18 @@ class IdleResult:
 
 
 @dataclass(frozen=True)
-class HandshakeResult:
-    """What it took to open and close WebSockets, one handshake each."""
+class HandshakeResult(Window):
+    """What it took to open and close WebSockets, one handshake each; how long from the connect to the 101."""
 
     handshakes: int
     failed: int
-    seconds: float
     balancer_cpu_us: float
     """Per handshake, its close included; so is `node_cpu_us`."""
     node_cpu_us: float
-    p50_us: float
-    """From the connect to the 101."""
-    p99_us: float
-    generator_cpu_percent: float
 
     @property
-    def per_second(self) -> float:
-        return self.handshakes / self.seconds
+    def count(self) -> int:
+        return self.handshakes
 
     @property
     def cpu_us(self) -> float:

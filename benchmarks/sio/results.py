@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from benchmarks.results import Window
+
 
 class Result(Protocol):
     """What came of one question to one server."""
@@ -18,22 +20,18 @@ class Result(Protocol):
 
 
 @dataclass(frozen=True)
-class Echoed:
+class Echoed(Window):
     """Events and their acknowledgements over a measuring window."""
 
     round_trips: int
-    seconds: float
     lost: int
     changed: int
     dropped: int
     cpu_us: float
-    p50_us: float
-    p99_us: float
-    generator_cpu_percent: float
 
     @property
-    def per_second(self) -> float:
-        return self.round_trips / self.seconds
+    def count(self) -> int:
+        return self.round_trips
 
     @property
     def faults(self) -> Iterator[str]:
@@ -45,7 +43,7 @@ class Echoed:
 
 
 @dataclass(frozen=True)
-class Delivered:
+class Delivered(Window):
     """Broadcasts, from before the first was sent until after the last had arrived."""
 
     deliveries: int
@@ -56,16 +54,16 @@ class Delivered:
     """Among those of one handler."""
     changed: int
     dropped: int
-    seconds: float
     late: bool
     """The server could not keep up with the rate: its latency is that of a queue."""
     cpu_us: dict[str, float]
     """By the name under which the processes were given."""
-    p50_us: float
-    p99_us: float
     servers: dict[str, int]
     """How many clients each has, by its name."""
-    generator_cpu_percent: float
+
+    @property
+    def count(self) -> int:
+        return self.deliveries
 
     @property
     def all_cpu_us(self) -> float:
@@ -100,21 +98,16 @@ class Idle:
 
 
 @dataclass(frozen=True)
-class Connected:
-    """Clients that came, were connected, and went."""
+class Connected(Window):
+    """Clients that came, were connected, and went; how long from the TCP connect to Socket.IO's connect packet."""
 
     connects: int
     failed: int
-    seconds: float
     cpu_us: float
-    p50_us: float
-    """From the TCP connect to Socket.IO's connect packet."""
-    p99_us: float
-    generator_cpu_percent: float
 
     @property
-    def per_second(self) -> float:
-        return self.connects / self.seconds
+    def count(self) -> int:
+        return self.connects
 
     @property
     def faults(self) -> Iterator[str]:
@@ -123,27 +116,30 @@ class Connected:
 
 
 @dataclass(frozen=True)
-class Steady:
+class Steady(Window):
     """How clients fared that were connected all the time."""
 
     round_trips: int
-    seconds: float
     lost: int
     skipped: int
     """Events that were not emitted, as the client had no answer to the one before yet."""
     changed: int
     dropped: tuple[str, ...]
     """Who is gone, and why."""
-    p50_us: float
     p90_us: float
-    p99_us: float
     longest_us: float
-    generator_cpu_percent: float
+
+    @property
+    def count(self) -> int:
+        return self.round_trips
 
 
 @dataclass(frozen=True)
-class Stormed:
-    """How clients fared that wanted in.  Those that are in none of these were still waiting at the end."""
+class Stormed(Window):
+    """How clients fared that wanted in; how long from the connect until Socket.IO was connected, of those let in.
+
+    Those that are in none of these were still waiting at the end.
+    """
 
     came: int
     let_in: int
@@ -151,8 +147,7 @@ class Stormed:
     """Told to come again later (503)."""
     failed: tuple[str, ...]
     """What else became of some."""
-    seconds: float
-    p50_us: float
-    """From the connect until Socket.IO was connected, of those that were let in."""
-    p99_us: float
-    generator_cpu_percent: float
+
+    @property
+    def count(self) -> int:
+        return self.let_in

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmarks.results import Window
+
 
 @dataclass(frozen=True)
-class RequestResult:
+class RequestResult(Window):
     """What came of a measuring window full of requests."""
 
     requests: int
     failed: int
     """Answered with something else than was expected, or not at all."""
-    seconds: float
     cpu_us: float
     """CPU time of the proxy's processes per request."""
-    p50_us: float
-    p99_us: float
-    generator_cpu_percent: float
 
     @property
-    def per_second(self) -> float:
-        return self.requests / self.seconds
+    def count(self) -> int:
+        return self.requests
 
 
 @dataclass(frozen=True)
