@@ -263,6 +263,8 @@ class Downstream(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._head.cancel()
+        if self._begun is not None:  # nobody came for it, as the connection ended, or its parser refused the request
+            self._begun.link.close()
         super().connection_lost(exc)
         if self._admitted:
             self._admitted = False

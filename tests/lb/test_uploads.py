@@ -425,3 +425,26 @@ def test_what_is_wrong_behind_a_request_that_goes_on_the_long_way_does_not_lose_
         assert len(node.conversations) == 1
 
     through(run, talk, check)
+
+
+def test_a_nodes_connection_that_nobody_comes_for_ends_with_the_clients(run: Run) -> None:
+    """Should the long way not take what the short one took for a request."""
+
+    async def talk(conversation: Conversation, head: bytes) -> None:
+        await go.wait()
+        await conversation.send(HINT + OK)
+        await conversation.until_closed()
+
+    go = asyncio.Event()
+
+    async def check(lb: Balancer, node: Backend) -> None:
+        caller = await lb.connect()
+        caller.send(get())
+        await eventually(lambda: node.heads)
+        the_shuttle(lb)._request = b"no HTTP\r\n\r\n"
+        go.set()
+        assert (await caller.rest()).startswith(b"HTTP/1.1 400 ")
+        await eventually(node.conversations[0].ended.is_set)
+        assert lb.node().exchanges == 0
+
+    through(run, talk, check)
