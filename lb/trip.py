@@ -6,55 +6,21 @@ not asked again.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from typing import Protocol
 
 from lb.access import Asked
 from lb.begun import Begun
 from lb.chunks import BadChunk, Chunks
 from lb.errors import NodeTooSlow, NodeUnreachable, OutOfResources
 from lb.luggage import Luggage
+from lb.passenger import Passenger
 from lb.plain import MOST_HEAD_BYTES, PlainAnswer, read_answer
 from lb.plain_link import PlainLink
 from lb.pool import Node
 from lb.route import Choice
-from lb.yard import Yard
 
 log = logging.getLogger(__name__)
-
-
-class Passenger(Protocol):
-    """The client's side: lb/shuttle.py."""
-
-    yard: Yard
-    number: int
-    transport: asyncio.Transport
-
-    def waits(self) -> None:
-        """The node was asked, and nothing else is to come."""
-
-    def brings(self, within_s: float) -> None:
-        """The node was asked, and takes more of the body; that has to come so soon."""
-
-    def holds(self) -> None:
-        """The node takes no more of the body for now."""
-
-    def streams(self) -> None:
-        """More of the answer is to come, whenever it does."""
-
-    def arrived(self, *, close: bool) -> None:
-        """The whole answer was written."""
-
-    def cut(self) -> None:
-        """The rest of the answer will not come."""
-
-    def long_way(self, begun: Begun | None, request: bytes = b"", unread: bytes = b"") -> None:
-        """The exchange goes on, or begins again, on the long way.
-
-        There `request` is read if it is not the same any more, and behind it what is `unread` of the body.
-        """
 
 
 class Trip:
