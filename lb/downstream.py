@@ -211,8 +211,13 @@ class Downstream(RequestHandler):
 
     def began(self) -> float:
         """Return when the request that was just read came, in monotonic seconds: with the connection, or now.  Once."""
-        arrived_at, self._arrived_at = self._arrived_at, 0.0
-        return arrived_at or time.monotonic()
+        came_at, self._arrived_at = self.came_at, 0.0
+        return came_at
+
+    @property
+    def came_at(self) -> float:
+        """What `began` will return."""
+        return self._arrived_at or time.monotonic()
 
     def chosen(self) -> Choice | None:
         """Return the node that was chosen for the first request before it got here, once.

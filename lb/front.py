@@ -238,7 +238,8 @@ class Front:
         return Via(peer, self._recogniser.trusts(peer), self._trace(), self._secure)
 
     async def _logged(self, request: BaseRequest, via: Via) -> Sent:
-        began, brought = time.monotonic(), cast(Downstream, request.protocol).brought
+        connection = cast(Downstream, request.protocol)
+        began, brought = connection.came_at, connection.brought
         sent = Sent(keep_alive=False, status=499)  # unless we get to see how it ends, the client has gone
         try:
             sent = await self._answered(request, via)

@@ -19,7 +19,7 @@ from tests.support.backends import OK, Backend, Conversation, backend
 from tests.support.balancer import Balancer, balancer
 from tests.support.exchanges import get, read_chunked, through
 from tests.support.ports import free_port
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, lastingly
 
 CONTENT = b"hello, worlds of mine"
 CHUNKS = b"5\r\nhello\r\n10\r\n, worlds of mine\r\n0\r\n\r\n"
@@ -448,3 +448,22 @@ def test_a_nodes_connection_that_nobody_comes_for_ends_with_the_clients(run: Run
         assert lb.node().exchanges == 0
 
     through(run, talk, check)
+
+
+def test_the_time_in_the_access_log_counts_from_where_the_request_came(run: Run, lines: Lines) -> None:
+    """And not from where the long way took over."""
+
+    async def talk(conversation: Conversation, head: bytes) -> None:
+        await lastingly(lambda: True, 0.1)
+        await conversation.send(HINT)
+        await echo(conversation, head)
+
+    async def check(lb: Balancer, node: Backend) -> None:
+        caller = await lb.connect()
+        caller.send(CHUNKED + CHUNKS)
+        await caller.head()
+        assert (await caller.answer())[1] == CONTENT
+
+    through(run, talk, check)
+    (line,) = lines.lines
+    assert float(str(line["ms"])) >= 100
