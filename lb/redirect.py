@@ -108,8 +108,10 @@ class Redirect:
                 return 200, _answer_of("200 OK", challenge, [], may_stay=may_stay, head_only=head_only)
             location = secured(method, target, headers, self._port)
         except BalancerError as exc:
-            self._limits.rejected(exc.counted_as)
-            return exc.http_status, answer_to(exc, close=True, head_only=head_only)
+            if exc.counted_as:
+                self._limits.rejected(exc.counted_as)
+            close = exc.http_status >= 400 or not may_stay
+            return exc.http_status, answer_to(exc, close=close, head_only=head_only)
         self._redirected()
         status, lines = "308 Permanent Redirect", [b"Location: " + location]  # RFC 9110 15.4.9: same method and body
         text = f"{status}\n".encode()

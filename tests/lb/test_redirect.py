@@ -114,6 +114,10 @@ def test_every_request_is_led_away(run: Run, certificates: Certificates) -> None
                 assert b"\r\nLocation: https://chat.example/room?x=1\r\n" in head
                 assert b"Connection: close" not in head
                 assert body == b"308 Permanent Redirect\n"
+            caller.send(b"OPTIONS / HTTP/1.1\r\nHost: a\r\nMax-Forwards: 0\r\n\r\n")
+            head, _ = await caller.answer()
+            assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b"Connection: close" not in head
             caller.send(b"HEAD / HTTP/1.1\r\nHost: a\r\n\r\n" + upgrade_request("/ws"))
             assert b"Location: https://a/\r\n" in await caller.head()
             assert b"Location: https://test/ws\r\n" in await caller.head()
@@ -124,7 +128,7 @@ def test_every_request_is_led_away(run: Run, certificates: Certificates) -> None
             assert b"Connection: close\r\n" in head
             caller.send(b"x" * 10)
             assert await caller.rest() == b""
-            assert front.metrics.totals.redirects == 5
+            assert (front.metrics.totals.redirects, front.metrics.totals.rejected) == (5, {})
             assert front.metrics.totals.nodes == {}
 
     run(main)
