@@ -34,8 +34,8 @@ class Passenger(Protocol):
     def cut(self) -> None:
         """The rest of the answer will not come."""
 
-    def long_way(self, begun: Begun | None, request: bytes = b"", unread: bytes = b"") -> None:
+    def long_way(self, begun: Begun | None, request: bytes = b"") -> None:
         """The exchange goes on, or begins again, on the long way.
 
-        There `request` is read if it is not the same any more, and behind it what is `unread` of the body.
+        There `request` is read if it is not the same any more.
         """

@@ -226,10 +226,9 @@ class Shuttle(asyncio.Protocol):
         self._trip = None
         abort(self.transport)
 
-    def long_way(self, begun: Begun | None, request: bytes = b"", unread: bytes = b"") -> None:
+    def long_way(self, begun: Begun | None, request: bytes = b"") -> None:
         self._trip = None
         self._request = request or self._request
-        self._pending = unread + self._pending
         self._go_long(begun)
 
     def _next(self) -> None:
@@ -326,13 +325,9 @@ class Shuttle(asyncio.Protocol):
         self._forget()
         if self._is_held:
             self.transport.resume_reading()
-        arrived = replace(self._arrived, received=self._request, at=self._at, begun=begun, passed=self._passed)
-        connection = self.yard.long_way(arrived, self.transport, self.number, is_full=self._is_full)
-        # Not at once with the request: aiohttp's parser forgets that if what is behind it is malformed, and with it the
-        # node that was asked.
-        if self._pending:
-            connection.data_received(self._pending)
-        return connection
+        received = self._request + self._pending
+        arrived = replace(self._arrived, received=received, at=self._at, begun=begun, passed=self._passed)
+        return self.yard.long_way(arrived, self.transport, self.number, is_full=self._is_full)
 
     def _forget(self) -> None:
         self.yard.shuttles.discard(self)

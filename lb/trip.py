@@ -327,7 +327,7 @@ class Trip:
         if lost:
             onward.lose(by)
         begun = Begun(self._choice, onward, problem, rest)
-        self._passenger.long_way(begun, b"" if rest is None else rest.request, unread)
+        self._passenger.long_way(begun, b"" if rest is None else rest.request + unread)
 
     def _end(self, reason: str) -> None:
         """Cut both sides short in the middle of an answer."""

@@ -37,8 +37,6 @@ class Travelling(Leaving, Protocol):
 
 
 class Expiring(Protocol):
-    def data_received(self, data: bytes) -> None: ...
-
     def expire_head(self) -> None: ...
 
 
