@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -25,23 +23,20 @@ from aiohttp.web import Server as AiohttpServer
 
 from lb.access import AccessLog
 from lb.arrived import Arrived
-from lb.begun import Begun
 from lb.errors import BadRequest, BalancerError, HeadTooLarge, answer_to
 from lb.exchange import Sent, abort
 from lb.farewell import close_gently, close_idle
 from lb.guards import HeadLimits
+from lb.head_ends import HEAD_END, HeadEnds
 from lb.head_watch import HeadWatch
 from lb.headers import is_websocket_upgrade
 from lb.limits import Admission
-from lb.route import Choice
+from lb.prepared import Prepared
 
 log = logging.getLogger(__name__)
 
 MOST_PASSED_OVER = 256 * 1024
 """Bytes of a client that was refused and goes on sending."""
-
-_HEAD_END = b"\r\n\r\n"
-_EMPTY_LINES = re.compile(rb"[\r\n]+")  # RFC 9112 2.2
 
 TOO_MANY_HEADERS = "Too many headers received"
 """What aiohttp's parser says then, see tests/lb/test_contracts_aiohttp.py."""
@@ -70,21 +65,18 @@ class Downstream(RequestHandler):
 
     __slots__ = (
         "_admitted",
-        "_arrived_at",
-        "_begun",
-        "_choice",
-        "_edge",
+        "_ends",
         "_ends_plainly",
         "_head",
         "_last_payload",
         "_limits",
         "_lingers",
-        "_passed",
         "_passed_over",
         "_received",
         "_refusal",
         "number",
         "peer",
+        "prepared",
     )
 
     def __init__(self, server: AiohttpServer, limits: DownstreamLimits, number: int, arrived: Arrived) -> None:
@@ -103,19 +95,15 @@ class Downstream(RequestHandler):
         self.number = number
         self.peer = arrived.peer
         """The address at the other end, or the client's whom a proxy speaks for (lb/arrivals.py)."""
+        self.prepared = Prepared(arrived)
         self._limits = limits
         self._received = arrived.received
-        self._arrived_at = arrived.at
-        self._choice = arrived.choice
-        self._passed = arrived.passed
-        self._begun = arrived.begun
         self._refusal = arrived.refusal
         self._admitted = arrived.refusal is None
         self._lingers = False
         self._passed_over = 0
         self._head = HeadWatch(limits.head, limits.head_timeout_s, self._give_up)
-        self._edge = b""
-        """The last bytes of a head that has not ended: they may begin its end."""
+        self._ends = HeadEnds()
         self._ends_plainly = False
         self._last_payload: StreamReader = EMPTY_PAYLOAD
 
@@ -130,7 +118,7 @@ class Downstream(RequestHandler):
         if received:
             self.data_received(received)
         if not self._messages:
-            self._arrived_at = 0.0  # its first request is yet to come
+            self.prepared.comes_later()
 
     def data_received(self, data: bytes) -> None:
         if self._force_close:
@@ -154,21 +142,16 @@ class Downstream(RequestHandler):
         """Return where the head ends that goes on at `at`; the end of `data`, if nobody knows or wants to."""
         if self._upgraded or self._buffer_paused or not self._last_payload.is_eof():
             return len(data)
-        edge = b"" if at else self._edge
-        # Each empty line before a head by itself would take its time.
-        if not edge and (empty := _EMPTY_LINES.match(data, at)) is not None:
-            at = empty.end()
-        end = (edge + data).find(_HEAD_END, at)
-        return len(data) if end < 0 else end + len(_HEAD_END) - len(edge)
+        return self._ends.find(data, at)
 
     def _read(self, data: bytes) -> None:
         if self._force_close:
             return
         heads, in_body = self._request_count, not self._last_payload.is_eof()
         super().data_received(data)
-        self._ends_plainly = self._request_count == heads + 1 and data.endswith(_HEAD_END)
+        self._ends_plainly = self._request_count == heads + 1 and data.endswith(HEAD_END)
         if self._request_count != heads:
-            self._edge = b""
+            self._ends.found()
             self._head.ended()
             if in_body and not self._last_payload.is_eof():
                 # The parser gave up in the middle of a body; aiohttp would tell only whoever reads the next request.
@@ -176,8 +159,7 @@ class Downstream(RequestHandler):
             self._last_payload = self._messages[-1][1]
             self._keep_aside()
         elif data and not in_body and not self._upgraded:
-            begun = self._edge + data if self._edge else data.lstrip(b"\r\n")
-            self._edge = begun[1 - len(_HEAD_END) :]
+            self._ends.missed(data)
             self._head.came(len(data))
 
     def _pass_over(self, size: int) -> None:
@@ -209,44 +191,9 @@ class Downstream(RequestHandler):
             self._task_handler.cancel()
         self.force_close()
 
-    def began(self) -> float:
-        """Return when the request that was just read came, in monotonic seconds: with the connection, or now.  Once."""
-        came_at, self._arrived_at = self.came_at, 0.0
-        return came_at
-
-    @property
-    def came_at(self) -> float:
-        """What `began` will return."""
-        return self._arrived_at or time.monotonic()
-
-    def chosen(self) -> Choice | None:
-        """Return the node that was chosen for the first request before it got here, once.
-
-        Raises BalancerError: none was found for it.
-        """
-        choice, self._choice = self._choice, None
-        if isinstance(choice, BalancerError):
-            raise choice
-        return choice
-
-    def begun(self) -> Begun | None:
-        """Return what became of the first request before it got here, once."""
-        begun, self._begun = self._begun, None
-        return begun
-
-    @property
-    def brought(self) -> int:
-        """Bytes of the first request's body that its node got before it got here, until `begun` is asked."""
-        return 0 if self._begun is None else self._begun.brought
-
     def expire_head(self) -> None:
         """Wait no longer for the rest of a head, which was awaited before we were here."""
         self._head.expire()
-
-    def passed(self) -> bool:
-        """Return whether the request that was just read has passed the guards before it got here.  Once."""
-        passed, self._passed = self._passed, False
-        return passed
 
     def expect_no_more(self, within_s: float = 0.0) -> None:
         """Read the rest of a body for no longer than that, when the connection ends with an answer."""
@@ -268,8 +215,7 @@ class Downstream(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._head.cancel()
-        if self._begun is not None:  # nobody came for it, as the connection ended, or its parser refused the request
-            self._begun.link.close()
+        self.prepared.give_up()
         super().connection_lost(exc)
         if self._admitted:
             self._admitted = False

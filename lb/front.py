@@ -239,7 +239,7 @@ class Front:
 
     async def _logged(self, request: BaseRequest, via: Via) -> Sent:
         connection = cast(Downstream, request.protocol)
-        began, brought = connection.came_at, connection.brought
+        began, brought = connection.prepared.came_at, connection.prepared.brought
         sent = Sent(keep_alive=False, status=499)  # unless we get to see how it ends, the client has gone
         try:
             sent = await self._answered(request, via)
@@ -268,7 +268,7 @@ class Front:
         target, headers = read_strictly(request.method, request.raw_path, request.version, request.raw_headers)
         connection = cast(Downstream, request.protocol)
         client = self._recogniser.recognise_request(target, headers, via.peer)
-        if not connection.passed():
+        if not connection.prepared.passed():
             body = request.content
             received = None if body is EMPTY_PAYLOAD else body.total_bytes
             self._guards.check(request.method, target, headers, client, received)
@@ -281,9 +281,9 @@ class Front:
             via=via,
             is_closing=lambda: self._stopping,
             cookie_for=self._cookie_for,
-            began=connection.began(),
+            began=connection.prepared.began(),
             asked=self._access.asked(request.method, target, headers, via) if self._access.is_on else None,
-            begun=connection.begun(),
+            begun=connection.prepared.begun(),
         )
 
     async def _answer(self, request: BaseRequest, exc: BalancerError) -> Sent:

@@ -41,7 +41,9 @@ class Upgrades:
         """Bring the client to a node.  Raises BalancerError while the client has not been sent anything."""
         tried: set[str] = set()
         has_waited = False
-        choice = cast(Downstream, exchange.request.protocol).chosen() or await self._turnstile.choose(exchange.client)
+        choice = cast(Downstream, exchange.request.protocol).prepared.chosen() or await self._turnstile.choose(
+            exchange.client
+        )
         while True:
             sent = await self._opened_at(choice, exchange)
             if sent is not None:
