@@ -127,6 +127,7 @@ def read_upgrade(data: bytes) -> PlainUpgrade | None:
 def _take_upgrade_fields(upgrade: PlainUpgrade) -> bool:
     """Note what the fields of `upgrade` say; return whether they are those of one."""
     hosts = upgrades = connections = 0
+    found: set[bytes] = set()
     for field, value in upgrade.headers:
         name = field.lower()
         if name == b"host":
@@ -139,8 +140,10 @@ def _take_upgrade_fields(upgrade: PlainUpgrade) -> bool:
             upgrade.cookies.append(value)
         elif name == b"x-forwarded-for":
             upgrade.forwarded_for.append(value)
-        elif name in _NOT_IN_REQUESTS or name == b"content-length":
+        elif name in _NOT_IN_REQUESTS or name == b"content-length" or name in found:
             return False
+        elif name in _ONCE:
+            found.add(name)
     return hosts == upgrades == connections == 1
 
 

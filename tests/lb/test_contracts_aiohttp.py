@@ -19,7 +19,7 @@ from aiohttp.web import BaseRequest, RequestHandler, RequestPayloadError
 
 from lb.downstream import TOO_MANY_HEADERS
 from lb.exchange import Sent
-from lb.plain import request_fields
+from lb.plain import read_upgrade, request_fields
 from tests.lb.conftest import Run
 
 
@@ -223,6 +223,8 @@ def test_what_may_come_once_is_refused_twice(loop: asyncio.AbstractEventLoop, na
             b"\r\n".join([b"GET / HTTP/1.1", *fields]) + b"\r\n\r\n"
         )
     assert request_fields(b"\r\n".join(fields)) is None
+    upgrade = [b"GET / HTTP/1.1", b"Connection: upgrade", b"Upgrade: websocket", *fields]
+    assert read_upgrade(b"\r\n".join(upgrade) + b"\r\n\r\n") is None
 
 
 def test_a_response_is_asked_for_three_names_only(run: Run) -> None:

@@ -102,6 +102,7 @@ UPGRADES = st.builds(
 @example(
     head=b"GET / HTTP/1.1\r\n" + b"\r\n".join((*UPGRADE, b"X-Forwarded-For: a", b"Cookie:")) + b"\r\n\r\n", early=b""
 )
+@example(head=b"GET / HTTP/1.1\r\n" + b"\r\n".join((*UPGRADE, *[b"User-Agent: a"] * 2)) + b"\r\n\r\n", early=b"")
 def test_an_upgrade_that_is_plain_is_what_the_long_way_reads(
     loop: asyncio.AbstractEventLoop, head: bytes, early: bytes
 ) -> None:
