@@ -1,4 +1,4 @@
-"""Files without a name: what is in one is for those who hold its descriptor, and goes with the last of them."""
+"""Files without a name: only who holds its descriptor can read one, and it is gone with the last of those."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ _HAS_MEMORY = hasattr(os, "memfd_create")
 
 
 def nameless(content: bytes) -> IO[bytes]:
-    """Return a file that holds `content`, to be read from its begin, and closed on exec.  Raises OSError.
+    """Return a file that holds `content`, to be read from its beginning.  Raises OSError.
 
-    It is in memory, and nobody can change it (memfd_create(2)).  Where the system has no such thing, as macOS, it is
-    in the directory for temporary files, and its name was taken away at once.
+    No program that we start inherits it unless it is given to it.  It is in memory, and nobody can change it
+    (memfd_create(2)).  Where the system has no such thing, as macOS, it is in the directory for temporary files, and
+    its name was taken away at once.
     """
     with ExitStack() as opened:
         file = opened.enter_context(_empty())

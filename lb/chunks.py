@@ -9,17 +9,19 @@ MOST_LINE_BYTES = 8190
 """Of a chunk's first line with its extensions, and of all trailer fields together."""
 
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})(?:[\t ]*;[\t -~\x80-\xff]*)?")
-_PLAIN_LINE = re.compile(rb"([1-9A-Fa-f][0-9A-Fa-f]{0,6})\r\n")
-_NARROW_SIZE = re.compile(rb"(0|[1-9A-Fa-f][0-9A-Fa-f]{0,6})")
-_NARROW_BEGINNING = re.compile(rb"(?:0|[1-9A-Fa-f][0-9A-Fa-f]{0,6})\r?")
+_NARROW = rb"[1-9A-Fa-f][0-9A-Fa-f]{0,6}"
+_NARROW_LINE = re.compile(rb"(" + _NARROW + rb")\r\n")
+"""Of any chunk but the last."""
+_NARROW_SIZE = re.compile(rb"(0|" + _NARROW + rb")")
+_NARROW_BEGINNING = re.compile(rb"(?:0|" + _NARROW + rb")\r?")
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
+
+
+LAST_CHUNK = b"0\r\n\r\n"
 
 
 class BadChunk(ValueError):
     """What came is no chunk, or has a line that is too long."""
-
-
-LAST_CHUNK = b"0\r\n\r\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +31,13 @@ class Stand:
     lead: bytes
     """What puts another reader there, in place of all that came."""
     invented: int
-    """How many of the first bytes of content that it finds are none."""
+    """How many bytes of content it finds in `lead` that are none."""
     owed: bytes
-    """What has to pass at once, so that nothing but content is wanting in the chunk that has begun to pass."""
+    """What has to pass at once: the rest of the line end of a chunk whose content has passed."""
     lacks: int
-    """How many bytes of content are wanting in it."""
+    """How many bytes of content are yet to come of the chunk whose size has passed."""
     end: bytes
-    """What ends the body."""
+    """What has to pass when that reader has found the body's end."""
 
 
 class Chunks:
@@ -77,7 +79,7 @@ class Chunks:
         """What came behind the body's end."""
 
     def undo(self) -> None:
-        """Be again where the last `feed` found us."""
+        """Be again where we were before the last `feed`, even if that has raised."""
         self._left, self._line, self._in_trailer, self._trailer_bytes, self.received = self._before
         self.ended, self.rest = False, b""
 
@@ -144,7 +146,7 @@ class Chunks:
         The rest of this class could read them as well, at thrice the price: of tiny chunks one read may bring 50,000.
         """
         received = self.received
-        while line := _PLAIN_LINE.match(data, at):
+        while line := _NARROW_LINE.match(data, at):
             size = int(line[1], 16)
             end = line.end() + size
             if data[end : end + 2] != b"\r\n":

@@ -22,15 +22,19 @@ from lb.renewal import Followed
 log = logging.getLogger(__name__)
 
 LOOK_S = tls.LOOK_S / 2
-"""Twice as often as workers: what rests long enough for one of them to take it into use does so for us."""
+"""Twice as often as workers look: what is there long enough for one of them to take it is kept as well."""
 
 
 class Kept:
-    """The last good content of each of `files`.  Raises CertificateError: what is there first must be good."""
+    """The last good content of each of `files`.
+
+    Raises CertificateError if what is there first is not good, and StartError if there is no memory for it.
+    """
 
     def __init__(self, files: Sequence[Files]) -> None:
         self._followed = [Followed(each) for each in files]
         self._is_written = True
+        """Whether the file holds what is good by now."""
         try:
             self._file = nameless(self._content())
         except OSError as exc:

@@ -14,7 +14,7 @@ from lb.guards import BodyLimits
 _FRAMING = re.compile(rb"\r\n(?:content-length|transfer-encoding):[^\r]*", re.IGNORECASE)
 """In a plain head, where a line can be nothing but one whole field."""
 
-_AT_NONE = Stand(lead=b"", invented=0, owed=b"", lacks=0, end=LAST_CHUNK)
+_NO_CHUNKS = Stand(lead=b"", invented=0, owed=b"", lacks=0, end=LAST_CHUNK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class Remainder:
     received: int
     """Bytes of content that came."""
     waited_s: float
-    """How long we have waited for them."""
+    """How long we have waited for the client, in all."""
     is_over: bool
-    """Everything has come, and is on its way to the node."""
+    """Nothing remains: the whole body is on its way to the node."""
     stand: Stand
-    """If the body is chunked."""
+    """How others go on, if the body is chunked and not over; else there is nothing to it."""
 
 
 class Luggage:
@@ -75,13 +75,13 @@ class Luggage:
         return passes
 
     def wait(self, now: float) -> float:
-        """Wait for more from `now` on, in monotonic seconds; return for how many at most."""
+        """Wait for the client from `now` on, in monotonic seconds; return how many seconds it has."""
         self.hold(now)
         self._waits_since = now
         return self._limits.patience_s(self.received, self._waited_s)
 
     def hold(self, now: float) -> None:
-        """Wait for nothing from `now` on: the node does not take it."""
+        """Count no time for the client's from `now` on: the node takes no more, or nobody waits here any longer."""
         if self._waits_since is not None:
             self._waited_s += now - self._waits_since
             self._waits_since = None
@@ -89,7 +89,7 @@ class Luggage:
     def remainder(self, now: float) -> Remainder:
         """Give up at `now`, and say how to go on."""
         self.hold(now)
-        stand, framing = _AT_NONE, b""
+        stand, framing = _NO_CHUNKS, b""
         if not self.ended and self._chunks is not None:
             stand, framing = self._chunks.stand(), b"\r\nTransfer-Encoding: chunked"
         elif not self.ended:
@@ -103,8 +103,9 @@ def divide(
 ) -> tuple[bytes, int | None, Luggage | None, bytes] | None:
     """Divide `data`, a request whose body begins at `begin`, and what came with it.
 
-    Returns what goes on of the body, how many bytes of content came, None if it has none, the rest of it as luggage
-    unless a body with a length is here, and what is behind it.  None: it is not plain.
+    Returns four things: what goes on of the body at once; how many bytes of content came, or None if there is no body;
+    the luggage that takes the rest of it, or None if it has a length and is all here; and what came behind the body.
+    None in place of them: it is not plain.
     """
     if not chunked and begin + (length or 0) <= len(data):
         end = begin + (length or 0)

@@ -10,14 +10,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 
 _NAME = re.compile(r"(\*\.)?[a-z0-9_-]+(\.[a-z0-9_-]+)*")
-_ADDRESS = re.compile(r"[0-9.]+|.*:.*")
+_IPV4 = re.compile(r"[0-9.]+")  # of IPv6, `_NAME` has no colon
 
 MOST_SHOWN = 3
 """Names in one remark."""
 
 
 class Names:
-    """The names of each of several certificates, the first of which has all those that nobody has."""
+    """Who of several certificates has which name; `certificates` are the names that each of them says."""
 
     def __init__(self, certificates: Sequence[Iterable[str]]) -> None:
         self._owners: dict[str, int] = {}
@@ -49,7 +49,7 @@ class Names:
 
 
 def _can_be_asked_for(name: str) -> bool:
-    return _NAME.fullmatch(name) is not None and _ADDRESS.fullmatch(name) is None
+    return _NAME.fullmatch(name) is not None and _IPV4.fullmatch(name) is None
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -37,7 +37,6 @@ log = logging.getLogger(__name__)
 MOST_HELD_BYTES = 64 * 1024
 """What a client may send ahead, while it is being answered, before we stop reading."""
 
-
 MOST_PIECES = 16
 """In which a head may come before a parser reads it that need not begin anew with each."""
 
@@ -88,9 +87,13 @@ class Shuttle(asyncio.Protocol):
         self._passed = False
         """Whether the request that we are at has passed the guards."""
         self._came = False
+        """Whether there has been a connection."""
         self._is_first = True
+        """Whether no request has begun yet."""
         self._is_full = False
+        """Whether the client has yet to take much of what was written."""
         self._is_held = False
+        """Whether we have stopped reading."""
         self._deadline = Deadline(self._expired)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -127,6 +130,7 @@ class Shuttle(asyncio.Protocol):
         self._look_at(data)
 
     def _load(self, data: bytes) -> None:
+        """Take `data` for more of the body that is under way, and what is behind that, or all, for later."""
         trip = self._trip
         if trip is not None and trip.is_loading:
             data = trip.load(data)
@@ -246,6 +250,7 @@ class Shuttle(asyncio.Protocol):
             self.transport.resume_reading()
 
     def _look_at(self, data: bytes) -> None:
+        """Begin with the request in `data`, one way or the other, or wait for more of its head."""
         end = data.find(b"\r\n\r\n")
         if end < 0 and self._pieces < MOST_PIECES and plain.is_beginning(data):
             if not self._pending and not self._is_first:
@@ -337,9 +342,9 @@ class Shuttle(asyncio.Protocol):
         trip = self._trip
         if trip is not None:
             if trip.is_answered:
-                trip.is_stuck()
+                trip.stalled()
             else:
-                trip.is_late()
+                trip.expired()
         elif self._is_full:
             self.transport.abort()  # it has not taken its last answer
         elif self._pending:

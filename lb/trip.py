@@ -79,7 +79,9 @@ class Trip:
         self._is_fitting = True
         """Whether the node has said nothing beyond its answer."""
         self._sent = 0
+        """Bytes of the answer, its head included."""
         self._closes = False
+        """Whether the client's connection ends with the answer."""
         self._is_paused = False
         self._is_over = False
 
@@ -269,7 +271,7 @@ class Trip:
         if node is self._choice.node and self._may_move and self._answer is None and self._link is not None:
             self._go_on(lost=True, fault=f"found dead meanwhile: {node.reason}")
 
-    def is_late(self) -> None:
+    def expired(self) -> None:
         """The rest of the body has not come in time, or the node has not begun its answer."""
         if self.is_loading:
             self._go_on()
@@ -277,7 +279,7 @@ class Trip:
             limit_s = self._passenger.yard.limits.answer_timeout_s
             self._go_on(NodeTooSlow(f"no answer within {limit_s:g} s"))
 
-    def is_stuck(self) -> None:
+    def stalled(self) -> None:
         """The client has not taken what was sent to it in time."""
         self._end("the client does not read")
 
@@ -309,7 +311,11 @@ class Trip:
         fault: str = "",
         unread: bytes = b"",
     ) -> None:
-        """Go the long way from here, with `unread` to be read first of what comes of the body."""
+        """Go the long way from here, with `unread` to be read first of what comes of the body.
+
+        The answer is then a `problem`, or comes from the node, unless its connection is `lost`, `by` an error or not;
+        `fault` is why it is to be given up.
+        """
         link = self._off()
         assert link is not None, "the node was asked"
         if self._passenger.transport.is_closing():  # and it hears of it in a moment

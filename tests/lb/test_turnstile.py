@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,18 @@ async def arriving(front: Balancer, count: int, request: bytes) -> list[Caller]:
 async def statuses(callers: list[Caller]) -> Counter[int]:
     async with asyncio.timeout(30):
         return Counter([int((await caller.head()).split()[1]) for caller in callers])
+
+
+@asynccontextmanager
+async def full(tmp_path: Path) -> AsyncIterator[Balancer]:
+    """A balancer whose only node has the only client that it takes: who comes now waits, for 15 s."""
+    async with (
+        adopting_node(tmp_path) as node,
+        balancer(node.port, nodes={"max_connections": 1}, handshake_wait_s=15) as front,
+    ):
+        hands_over(front, node.path)
+        await statuses(await arriving(front, 1, upgrade_request("/echo")))
+        yield front
 
 
 def test_who_comes_too_fast_waits_and_gets_in_in_order(run: Run, tmp_path: Path) -> None:
@@ -234,12 +247,7 @@ def test_a_worker_that_stops_sends_those_away_who_wait(run: Run, tmp_path: Path)
     """When the time is over that it gives to what goes on: as on the long way, so on the short one."""
 
     async def main() -> None:
-        async with (
-            adopting_node(tmp_path) as node,
-            balancer(node.port, nodes={"max_connections": 1}, handshake_wait_s=15) as front,
-        ):
-            hands_over(front, node.path)
-            await statuses(await arriving(front, 1, upgrade_request("/echo")))
+        async with full(tmp_path) as front:
             callers = await arriving(front, 2, upgrade_request("/echo"))
             callers += await arriving(front, 2, upgrade_request("/echo", Upgrade="websocket"))
             await eventually(lambda: front.front.waiting == 4)
@@ -257,12 +265,7 @@ def test_who_waits_hears_at_once_when_there_is_no_node_any_more(run: Run, tmp_pa
     """Not after the whole of its wait."""
 
     async def main() -> None:
-        async with (
-            adopting_node(tmp_path) as node,
-            balancer(node.port, nodes={"max_connections": 1}, handshake_wait_s=15) as front,
-        ):
-            hands_over(front, node.path)
-            await statuses(await arriving(front, 1, upgrade_request("/echo")))
+        async with full(tmp_path) as front:
             (late,) = await arriving(front, 1, upgrade_request("/echo"))
             await eventually(lambda: front.front.waiting == 1)
             front.pool.signal(front.node(), Signal.FALL, "dead")
