@@ -70,19 +70,19 @@ class Express:
             self._guards.check("GET", upgrade.target, upgrade.headers, client, None)
             arrived.passed = True
             choice = self._turnstile.pass_now(client)
-            passenger = _Passenger(self, arrived, upgrade, client, gone, back)
+            newcomer = _Newcomer(self, arrived, upgrade, client, gone, back)
             if choice is not None:
-                return None if self.take(passenger, choice) else arrived
-            self._wait(passenger)
+                return None if self.take(newcomer, choice) else arrived
+            self._wait(newcomer)
         except BalancerError:
             return arrived
         return None
 
-    def take(self, passenger: _Passenger, choice: Choice) -> bool:
+    def take(self, newcomer: _Newcomer, choice: Choice) -> bool:
         """Offer a connection to the node of `choice`; return False if that is in vain."""
-        arrived, upgrade, node = passenger.arrived, passenger.upgrade, choice.node
+        arrived, upgrade, node = newcomer.arrived, newcomer.upgrade, choice.node
+        arrived.choice = choice  # for the long way, where it need not be another turn
         if node.path is not Path.HANDOFF:
-            arrived.choice = choice
             return False
         via = Via(arrived.peer, self._recogniser.trusts(arrived.peer), self._trace())
         cookie = self._cookie_for(node.name) if choice.stick else None
@@ -90,31 +90,31 @@ class Express:
         try:
             received = head_for(node, upgrade.target, upgrade.headers, via) + upgrade.early
             arrival = Arrival(arrived.peer, arrived.at, asked)
-            self._handoffs.offer(node, arrival, arrived.sock.fileno(), received, cookie, passenger.answered)
+            self._handoffs.offer(node, arrival, arrived.sock.fileno(), received, cookie, newcomer.answered)
         except BalancerError:
             return False
         return True
 
-    def _wait(self, passenger: _Passenger) -> None:
+    def _wait(self, newcomer: _Newcomer) -> None:
         """Let it wait for its turn.  Raises Busy."""
-        passenger.place = self._turnstile.wait(passenger)
-        self._loop.add_reader(passenger.arrived.sock, self._heard, passenger)
+        newcomer.place = self._turnstile.wait(newcomer)
+        self._loop.add_reader(newcomer.arrived.sock, self._heard, newcomer)
 
-    def _heard(self, passenger: _Passenger) -> None:
+    def _heard(self, newcomer: _Newcomer) -> None:
         """A client that waits has sent more, which its node will read, or is gone."""
-        self.wake(passenger)
-        arrived = passenger.arrived
+        self.stop_listening(newcomer)
+        arrived = newcomer.arrived
         if has_ended(arrived.sock):
-            self._turnstile.give_up(passenger.place)
+            self._turnstile.give_up(newcomer.place)
             arrived.sock.close()
             self._admission.leave(arrived.peer)
 
-    def wake(self, passenger: _Passenger) -> None:
-        """Listen to a client no more."""
-        self._loop.remove_reader(passenger.arrived.sock)
+    def stop_listening(self, newcomer: _Newcomer) -> None:
+        """Leave what else the client sends in its socket."""
+        self._loop.remove_reader(newcomer.arrived.sock)
 
 
-class _Passenger:
+class _Newcomer:
     """A client whose upgrade request is all there: on its way, or waiting for its turn."""
 
     __slots__ = ("_back", "_express", "_gone", "arrived", "client", "place", "upgrade")
@@ -140,7 +140,7 @@ class _Passenger:
 
     def called(self, outcome: Choice | BalancerError) -> None:
         """Its turn has come, or it has waited in vain: the long way says so."""
-        self._express.wake(self)
+        self._express.stop_listening(self)
         if isinstance(outcome, BalancerError):
             self.arrived.choice = outcome
         elif self._express.take(self, outcome):
@@ -153,4 +153,5 @@ class _Passenger:
             self.arrived.sock.close()  # our copy; the connection is the node's
             self._gone()
         else:
+            self.arrived.choice = None  # not that node again
             self._back(self.arrived)
