@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,28 +106,32 @@ class Picture:
 
         `noticed` are the names that the registry's channel told us since the reading before.
         """
-        found = {record.name: record for record in records}
+        found = {}
+        for record in records:
+            before = self._held.get(record.name)
+            found[record.name] = before if before is not None and before.record == record else _Held(record, now)
+        heard_at = max((held.renewed_at for held in found.values()), default=-math.inf)
         believed = {}
         for name, held in self._held.items():
             # Sign-offs are announced, lost leases and lost memories are not.
-            if name not in found and name not in noticed and self._counts(held, now, alone=not found):
+            if name not in found and name not in noticed and self._counts(held, now, heard_at):
                 believed[name] = held
-        for name, record in found.items():
-            before = self._held.get(name)
-            believed[name] = before if before is not None and before.record == record else _Held(record, now)
-        self._held = believed
-        return [held.record for held in believed.values()]
+        self._held = believed | found
+        return [held.record for held in self._held.values()]
 
-    def _counts(self, held: _Held, now: float, *, alone: bool) -> bool:
+    def _counts(self, held: _Held, now: float, heard_at: float) -> bool:
+        """Tell whether a missing record counts; `heard_at` is when another node renewed its own last."""
         node = self._pool.nodes.get(held.record.name)
         stays = node is not None and node.drain is not None
         if held.record.state is State.DRAINING and not stays:
             return False
         if now - held.renewed_at < self._lease_s:
             return True
-        # All leases ended, yet this one answers its probes: it is the nodes that cannot reach Redis (or Redis that
-        # takes no writes).  To throw out every node would turn that into an outage.
-        return alone and node is not None and (node.state is State.READY or (stays and node.state is State.DRAINING))
+        # All nodes fell silent, a heartbeat or two apart, yet this one answers its probes: it is the nodes that cannot
+        # reach Redis (or Redis that takes no writes).  To throw out every node would turn that into an outage.
+        if heard_at - held.renewed_at >= self._lease_s / 2:
+            return False
+        return node is not None and (node.state is State.READY or (stays and node.state is State.DRAINING))
 
 
 def _is_local(host: str) -> bool:

@@ -100,6 +100,19 @@ class TestPicture:
         assert names(picture.take([record("a", 9.0)], {"a"}, 3601.0)) == ["a", "b"]
         assert names(picture.take([record("a", 10.0)], (), 3605.0)) == ["a"]
 
+    def test_leases_that_end_one_after_the_other_at_once_throw_nobody_out(self) -> None:
+        """Heartbeats of different nodes do not fall together, nor do the ends of their leases."""
+        pool_ = pool()
+        picture = Picture(pool_, LEASE_S)
+        pool_.seen(picture.take([record("a", 1.0)], (), 0.0))
+        pool_.seen(picture.take([record("a", 1.0), record("b", 1.0)], (), 1.0))
+        for name in ("a", "b"):
+            pool_.signal(pool_.nodes[name], Signal.RISE, "answers")
+        assert names(picture.take([record("b", 1.0)], (), LEASE_S + 0.1)) == ["a", "b"]
+        assert names(picture.take([], (), LEASE_S + 1.1)) == ["a", "b"]
+        # A node that is heard all the time, or again, shows that Redis is there for those that live.
+        assert names(picture.take([record("b", 2.0)], (), LEASE_S + 2.0)) == ["b"]
+
     def test_when_all_leases_end_nodes_that_answer_their_probes_stay(self) -> None:
         """The nodes lost Redis, we did not: that must not become an outage.  Those that fall meanwhile are gone."""
         nodes = pool()
