@@ -23,11 +23,10 @@ def take(sock: socket.socket, most: int) -> bytes:
 def has_ended(sock: socket.socket) -> bool:
     """Tell whether nothing will come any more, not even what has arrived already."""
     try:
-        return not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
+        _received(sock, 1, socket.MSG_PEEK)
     except OSError:
         return True
+    return False
 
 
 def drop(sock: socket.socket) -> None:

@@ -173,12 +173,14 @@ class Turnstile:
         try:
             while self._waiting:
                 number, place = next(iter(self._waiting.items()))
-                outcome = None if place.waiter.is_gone else self._outcome(place)
-                if outcome is None and not place.waiter.is_gone:
+                if place.waiter.is_gone:
+                    del self._waiting[number]
+                    continue
+                outcome = self._outcome(place)
+                if outcome is None:
                     break
                 del self._waiting[number]
-                if outcome is not None:
-                    place.waiter.called(outcome)
+                place.waiter.called(outcome)
         finally:
             self._look_again()
 
