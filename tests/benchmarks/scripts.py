@@ -34,6 +34,21 @@ def started_in(temporary: Path) -> list[int]:
     return found
 
 
+def ran(
+    script: str, *arguments: str, directory: Path, scratch: Path, timeout_s: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """Run a script from `directory`, with `scratch` for its files, to its end."""
+    return subprocess.run(
+        command(script, *arguments),
+        cwd=directory,
+        env=environment(scratch),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
 def short_run(directory: Path, script: str, *arguments: str, status: int = 0) -> tuple[str, str, dict[str, Any]]:
     """Run it from a directory outside the repository; return what it printed, what it warned of, and its JSON.
 
@@ -41,15 +56,7 @@ def short_run(directory: Path, script: str, *arguments: str, status: int = 0) ->
     """
     scratch, figures = directory / "scratch", directory / "figures.json"
     scratch.mkdir()
-    done = subprocess.run(
-        command(script, *arguments, "--json", str(figures)),
-        cwd=directory,
-        env=environment(scratch),
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    done = ran(script, *arguments, "--json", str(figures), directory=directory, scratch=scratch, timeout_s=100)
     assert done.returncode == status, done.stderr
     assert list(scratch.iterdir()) == []
     assert started_in(directory) == []

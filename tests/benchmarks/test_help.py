@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from benchmarks.measure import ROOT
-from tests.benchmarks.scripts import command, environment
+from tests.benchmarks.scripts import ran
 
 SCRIPTS = sorted(
     file.name
@@ -25,14 +24,6 @@ def test_all_scripts_are_found() -> None:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_runs_as_one(script: str, tmp_path: Path) -> None:
     """From another directory: http.py and socketio.py must not be found in place of the libraries."""
-    done = subprocess.run(
-        command(script, "--help"),
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = ran(script, "--help", directory=tmp_path, scratch=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("usage:")

@@ -17,7 +17,7 @@ from benchmarks.sio.peers import FLOTILLA, NODE_JS, SERVERS
 from benchmarks.sio.results import Connected, Delivered, Echoed, Idle
 from benchmarks.sio.verdict import Budget, Figure
 from benchmarks.socketio import BURST, CONNECT, ECHO, IDLE, LONE, QUESTIONS, Round, faults_in, remarks_on, report
-from tests.benchmarks.scripts import command, environment, short_run
+from tests.benchmarks.scripts import ran, short_run
 
 ECHOED = Echoed(
     round_trips=1000,
@@ -181,15 +181,7 @@ def test_a_server_that_cannot_keep_up_is_told_and_is_no_fault() -> None:
 )
 def test_a_mistake_is_one_line(arguments: tuple[str, ...], said: str, tmp_path: Path) -> None:
     """With status 2, before anything is started."""
-    done = subprocess.run(
-        command("socketio.py", *arguments),
-        cwd=tmp_path,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = ran("socketio.py", *arguments, directory=tmp_path, scratch=tmp_path)
     assert done.returncode == 2
     assert said in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
